@@ -1,0 +1,1 @@
+//! Floors and ratios: how fast ganger is beside the bare store.

@@ -1,0 +1,1 @@
+//! The suite that every provider and worker passes, chosen by its capabilities.

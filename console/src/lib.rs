@@ -1,0 +1,1 @@
+//! Health, stats and the admin API of a running ganger.

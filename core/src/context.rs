@@ -1,0 +1,309 @@
+//! What a running job knows of itself, and what it may do.
+
+use std::{
+    borrow::Cow,
+    fmt,
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Instant,
+};
+
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+use tokio::sync::{Notify, watch};
+
+use crate::{
+    Event, Events, FailureRecord, Job, JobError, JobId, LeaseRef, OutputBuffer, Record, Timestamp, What,
+};
+
+/// A running job: its params, its attempt, its deadline, and what it may do while it runs. Cheap to clone.
+#[derive(Clone)]
+pub struct JobContext(Arc<Run>);
+
+struct Run {
+    job: Job,
+    id: JobId,
+    lease: LeaseRef,
+    origin: u32,
+    record: Record,
+    events: Events,
+    output_max: usize,
+    stop: AtomicU8,
+    stopped: Notify,
+    deadline: OnceLock<Instant>,
+    side: Mutex<Option<Box<Side>>>,
+}
+
+/// What a run leaves beside its result.
+#[derive(Debug, Default)]
+pub struct Side {
+    /// What it wrote.
+    pub output: Option<OutputBuffer>,
+    /// Jobs that become real if it ends well.
+    pub follow: Vec<Job>,
+}
+
+/// Why a run is asked to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    /// The job is cancelled.
+    Cancel,
+    /// Its lease is lost, or may be: whatever it yields would be stale.
+    Fenced,
+    /// ganger shuts down and its grace is over.
+    Shutdown,
+    /// It is longer than its timeout.
+    Timeout,
+}
+
+impl StopReason {
+    fn from_code(code: u8) -> Option<Self> {
+        [StopReason::Cancel, StopReason::Fenced, StopReason::Shutdown, StopReason::Timeout]
+            .into_iter()
+            .find(|reason| *reason as u8 + 1 == code)
+    }
+}
+
+/// What a [`JobContext`] is made from.
+#[derive(Debug)]
+pub struct JobStart {
+    /// The job; its id is set.
+    pub job: Job,
+    /// The lease it runs under.
+    pub lease: LeaseRef,
+    /// Which provider it came from: the manager's own number.
+    pub origin: u32,
+    /// What happened to it so far.
+    pub record: Record,
+    /// Where its output and progress are told.
+    pub events: Events,
+    /// How much of what it writes is kept.
+    pub output_max: usize,
+}
+
+impl JobContext {
+    /// Starts a context; the manager's, or a test's.
+    pub fn new(start: JobStart) -> Self {
+        let JobStart { job, lease, origin, record, events, output_max } = start;
+        let id = job.id.clone().unwrap_or_else(|| JobId::claimed(lease));
+        JobContext(Arc::new(Run {
+            job,
+            id,
+            lease,
+            origin,
+            record,
+            events,
+            output_max,
+            stop: AtomicU8::new(0),
+            stopped: Notify::new(),
+            deadline: OnceLock::new(),
+            side: Mutex::new(None),
+        }))
+    }
+
+    /// A context for trying a worker by hand: no lease, no listeners.
+    pub fn detached(job: Job) -> Self {
+        let token = crate::Token { incarnation: 1, seq: 1 };
+        JobContext::new(JobStart {
+            job,
+            lease: LeaseRef { token, index: 0 },
+            origin: 0,
+            record: Record::default(),
+            events: Events::default(),
+            output_max: crate::OUTPUT_MAX,
+        })
+    }
+
+    /// The job.
+    pub fn job(&self) -> &Job {
+        &self.0.job
+    }
+
+    /// The job's id.
+    pub fn id(&self) -> &JobId {
+        &self.0.id
+    }
+
+    /// The lease it runs under.
+    pub fn lease(&self) -> LeaseRef {
+        self.0.lease
+    }
+
+    /// Which provider it came from: the manager's own number.
+    pub fn origin(&self) -> u32 {
+        self.0.origin
+    }
+
+    /// What happened to it so far.
+    pub fn record(&self) -> &Record {
+        &self.0.record
+    }
+
+    /// The number of this run, from 1.
+    pub fn attempt(&self) -> u32 {
+        self.0.record.next_run()
+    }
+
+    /// A header of the job.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.0.job.header(name)
+    }
+
+    /// The params, read as the worker's type.
+    ///
+    /// # Errors
+    /// A [`JobError::dead`] that says what does not fit: another run would find the same params.
+    pub fn params<P: DeserializeOwned>(&self) -> Result<P, JobError> {
+        let text = self.0.job.params_text();
+        serde_json::from_str(text).map_err(|error| {
+            // A worker without params reads `null`; one that wants an object is told so in its own words.
+            let error = match self.0.job.params {
+                None => serde_json::from_str::<P>("{}").err().unwrap_or(error),
+                Some(_) => error,
+            };
+            JobError::dead(Cow::Owned(format!("params do not fit type `{}`: {error}", self.0.job.kind)))
+        })
+    }
+
+    /// What a failure-handler job works on, as JSON; `None` in any other job.
+    pub fn input(&self) -> Option<&RawValue> {
+        self.0.job.rare().input.as_deref()
+    }
+
+    /// What a failure-handler job works on; `None` in any other job.
+    ///
+    /// # Errors
+    /// The record cannot be read: another version wrote it.
+    pub fn failure(&self) -> Result<Option<FailureRecord>, JobError> {
+        match self.input() {
+            None => Ok(None),
+            Some(raw) => serde_json::from_str(raw.get())
+                .map(Some)
+                .map_err(|error| JobError::dead(format!("the failure record cannot be read: {error}"))),
+        }
+    }
+
+    /// When the run is stopped, if it has a timeout.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.0.deadline.get().copied()
+    }
+
+    /// Sets the deadline, once; the manager's.
+    pub fn set_deadline(&self, at: Instant) {
+        let _ = self.0.deadline.set(at);
+    }
+
+    /// Whether the run is asked to stop, and why.
+    pub fn stop_reason(&self) -> Option<StopReason> {
+        StopReason::from_code(self.0.stop.load(Ordering::Acquire))
+    }
+
+    /// Asks the run to stop; the first reason stays. The manager's.
+    pub fn ask_to_stop(&self, reason: StopReason) {
+        let code = reason as u8 + 1;
+        if self.0.stop.compare_exchange(0, code, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+            self.0.stopped.notify_waiters();
+        }
+    }
+
+    /// Waits until the run is asked to stop. May be dropped at any time.
+    pub async fn stopped(&self) -> StopReason {
+        loop {
+            let mut notified = std::pin::pin!(self.0.stopped.notified());
+            // Armed before the look, so that a stop in between is not missed.
+            notified.as_mut().enable();
+            if let Some(reason) = self.stop_reason() {
+                return reason;
+            }
+            notified.await;
+        }
+    }
+
+    /// Adds to the run's output: kept up to its limit (head and tail beyond it), and told to who listens.
+    pub fn write(&self, bytes: &[u8]) {
+        self.side(|side| {
+            side.output.get_or_insert_with(|| OutputBuffer::new(self.0.output_max)).write(bytes)
+        });
+        if self.0.events.heard() {
+            self.tell(What::Output(bytes.to_vec()));
+        }
+    }
+
+    /// Says how far along the run is, 0 to 100.
+    pub fn progress(&self, percent: u8, message: impl Into<String>) {
+        if self.0.events.heard() {
+            self.tell(What::Progress { percent: percent.min(100), message: message.into() });
+        }
+    }
+
+    /// Enqueues a job that becomes real together with this one's end, if it ends well.
+    pub fn follow(&self, job: Job) {
+        self.side(|side| side.follow.push(job));
+    }
+
+    /// Takes what the run left beside its result; the manager's.
+    pub fn take_side(&self) -> Option<Box<Side>> {
+        self.0.side.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn side<R>(&self, change: impl FnOnce(&mut Side) -> R) -> R {
+        change(self.0.side.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default())
+    }
+
+    fn tell(&self, what: What) {
+        let event =
+            Event { id: self.0.id.clone(), kind: self.0.job.kind.to_string(), at: Timestamp::now(), what };
+        self.0.events.tell(vec![event]);
+    }
+}
+
+impl fmt::Debug for JobContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JobContext")
+            .field("id", &self.0.id)
+            .field("kind", &self.0.job.kind)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Tells a task that it should stop. Cheap to clone; the other side is a [`Stopper`].
+#[derive(Clone, Debug)]
+pub struct Stop(watch::Receiver<bool>);
+
+/// Stops every [`Stop`] that was made from it, also when it is dropped.
+#[derive(Debug)]
+pub struct Stopper(watch::Sender<bool>);
+
+impl Default for Stopper {
+    fn default() -> Self {
+        Stopper(watch::Sender::new(false))
+    }
+}
+
+impl Stopper {
+    /// A handle for a task.
+    pub fn handle(&self) -> Stop {
+        Stop(self.0.subscribe())
+    }
+
+    /// Asks all tasks to stop.
+    pub fn stop(&self) {
+        self.0.send_replace(true);
+    }
+}
+
+impl Stop {
+    /// Whether it is time to stop.
+    pub fn is_set(&self) -> bool {
+        *self.0.borrow() || self.0.has_changed().is_err()
+    }
+
+    /// Waits until it is time to stop. May be dropped at any time.
+    pub async fn wait(&self) {
+        let mut receiver = self.0.clone();
+        // An error means that the stopper is gone, which is a stop too.
+        let _ = receiver.wait_for(|stop| *stop).await;
+    }
+}

@@ -1,0 +1,173 @@
+//! Job ids.
+
+use std::{fmt, str::FromStr};
+
+use compact_str::CompactString;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use uuid::Uuid;
+
+use crate::lease::{LeaseRef, Token};
+
+/// The longest id accepted, in bytes.
+pub const ID_MAX: usize = 200;
+
+/// A job's id: any text of 1 to [`ID_MAX`] bytes without spaces or control characters.
+///
+/// Ids that ganger makes are kept in binary, so that an id costs no allocation: a UUIDv7 for an enqueued job,
+/// the lease's token and index (`c-<incarnation>-<seq>-<index>`) for a raw entry that a producer pushed.
+///
+/// ```
+/// use ganger_core::JobId;
+/// let id: JobId = "order-17".parse().unwrap();
+/// assert_eq!(id.to_string(), "order-17");
+/// assert!("two words".parse::<JobId>().is_err());
+/// ```
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct JobId(Form);
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Form {
+    Uuid(Uuid),
+    Claimed(LeaseRef),
+    Text(CompactString),
+}
+
+impl JobId {
+    /// A new UUIDv7 (RFC 9562): sortable by time of making.
+    pub fn new() -> Self {
+        JobId(Form::Uuid(Uuid::now_v7()))
+    }
+
+    /// The id of a raw entry, made at its first claim.
+    pub fn claimed(lease: LeaseRef) -> Self {
+        JobId(Form::Claimed(lease))
+    }
+
+    /// The id of the `n`th job that follows from this one (`<parent>/<n>`).
+    pub fn child(&self, n: usize) -> Self {
+        JobId(Form::Text(compact_str::format_compact!("{self}/{n}")))
+    }
+
+    /// The id of the `n`th failure-handler job of this one (`<parent>/failed/<n>`), counted from 1.
+    pub fn failed(&self, n: usize) -> Self {
+        JobId(Form::Text(compact_str::format_compact!("{self}/failed/{n}")))
+    }
+}
+
+impl Default for JobId {
+    fn default() -> Self {
+        JobId::new()
+    }
+}
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Form::Uuid(uuid) => {
+                let mut buffer = [0; uuid::fmt::Hyphenated::LENGTH];
+                f.write_str(uuid.hyphenated().encode_lower(&mut buffer))
+            }
+            Form::Claimed(lease) => write!(f, "c-{}-{}", lease.token, lease.index),
+            Form::Text(text) => f.write_str(text),
+        }
+    }
+}
+
+impl fmt::Debug for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "JobId({self})")
+    }
+}
+
+/// Why a text is no [`JobId`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IdError {
+    /// Nothing there.
+    #[error("an id cannot be empty")]
+    Empty,
+    /// Longer than [`ID_MAX`].
+    #[error("an id has at most {ID_MAX} bytes")]
+    Long,
+    /// A space or a control character.
+    #[error("an id has no spaces or control characters")]
+    Character,
+}
+
+impl FromStr for JobId {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        if text.is_empty() {
+            return Err(IdError::Empty);
+        }
+        if text.len() > ID_MAX {
+            return Err(IdError::Long);
+        }
+        if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+            return Err(IdError::Character);
+        }
+        Ok(JobId(binary(text).unwrap_or_else(|| Form::Text(CompactString::new(text)))))
+    }
+}
+
+/// The binary form of a text that is spelled exactly as ganger spells its own ids.
+fn binary(text: &str) -> Option<Form> {
+    if text.len() == uuid::fmt::Hyphenated::LENGTH && !text.bytes().any(|b| b.is_ascii_uppercase()) {
+        return Uuid::try_parse(text).ok().map(Form::Uuid);
+    }
+    let (token, index) = text.strip_prefix("c-")?.rsplit_once('-')?;
+    let lease = LeaseRef { token: token.parse::<Token>().ok()?, index: index.parse().ok()? };
+    (lease.index.to_string() == index).then_some(Form::Claimed(lease))
+}
+
+impl Serialize for JobId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for JobId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl de::Visitor<'_> for Text {
+            type Value = JobId;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an id (a text)")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<JobId, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_str(Text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn binary_forms_keep_their_spelling() {
+        let made = JobId::new();
+        assert_eq!(made.to_string().parse::<JobId>().unwrap(), made);
+        let claimed = JobId::claimed(LeaseRef { token: Token { incarnation: 9, seq: 3 }, index: 12 });
+        assert_eq!(claimed.to_string(), "c-0000000000000009-3-12");
+        assert_eq!(claimed.to_string().parse::<JobId>().unwrap(), claimed);
+        assert_eq!(claimed.failed(1).to_string(), "c-0000000000000009-3-12/failed/1");
+    }
+
+    #[test]
+    fn an_id_stays_small() {
+        assert!(size_of::<JobId>() <= 32);
+    }
+
+    proptest! {
+        #[test]
+        fn every_accepted_text_comes_back_as_it_was(text in "\\PC{1,60}") {
+            if let Ok(id) = text.parse::<JobId>() {
+                prop_assert_eq!(id.to_string(), text);
+            }
+        }
+    }
+}

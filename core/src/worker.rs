@@ -1,0 +1,195 @@
+//! The worker: does jobs of one type.
+
+use std::{marker::PhantomData, sync::Arc};
+
+use futures_util::FutureExt;
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+
+use crate::{BoxFuture, JobContext, JobError, Output, Secret, Sink, WorkerError};
+
+/// What a worker is given when its slots' shared part is made.
+#[derive(Clone)]
+pub struct WorkerContext {
+    /// The instance's name: the `type` of the jobs it does.
+    pub name: String,
+    /// How many slots there will be.
+    pub slots: u32,
+    /// Finds a sink by its name in the config, once everything is open; `None` names the default one.
+    pub sinks: Arc<dyn Sinks>,
+    /// This run of ganger: children carry it in their environment (`GANGER_RUN`).
+    pub run: Secret,
+}
+
+/// Finds sinks by name, once everything is open.
+pub trait Sinks: Send + Sync {
+    /// The sink of a provider of the config; the default one for `None`.
+    fn find(&self, name: Option<&str>) -> Option<Arc<dyn Sink>>;
+    /// The names there are.
+    fn names(&self) -> Vec<String>;
+}
+
+/// No sinks at all: for tests, and for programs whose workers need none.
+pub struct NoSinks;
+
+impl Sinks for NoSinks {
+    fn find(&self, _: Option<&str>) -> Option<Arc<dyn Sink>> {
+        None
+    }
+    fn names(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+/// What a worker value is given when it is made.
+#[derive(Clone, Debug)]
+pub struct SlotContext {
+    /// The instance's name.
+    pub name: String,
+    /// Which slot it is for, from 0.
+    pub slot: u32,
+}
+
+/// Does jobs of one type. One value per slot, so that it may hold a process or a connection without locks.
+///
+/// # Behavior
+/// - A run that is dropped (timeout, cancel, shutdown) has stopped its work when the drop returns, or fences it;
+///   its worker value is dropped with it and made anew.
+/// - A run that ends in time sees no other run on its value.
+///
+/// # The mistake everyone makes
+/// Blocking the thread in an `async fn`. Work that blocks says `const BLOCKING: bool = true` and gets a thread
+/// per slot.
+pub trait Worker: Sized + Send + 'static {
+    /// Its name in the config file.
+    const NAME: &'static str;
+
+    /// Whether `work` blocks its thread: then each slot has one of its own. Blocking code cannot be stopped: past
+    /// its timeout it is fenced and left behind.
+    const BLOCKING: bool = false;
+
+    /// Whether its jobs name commands to run: an intake takes such jobs only where its `accept` list names them.
+    const RUNS_COMMANDS: bool = false;
+
+    /// The params in which its jobs carry jobs: what is inside is held against `accept` too.
+    const CARRIES: &'static [&'static str] = &[];
+
+    /// Its options in the config file.
+    type Config: DeserializeOwned + JsonSchema + Send;
+
+    /// The arguments of its jobs.
+    type Params: DeserializeOwned + JsonSchema + Send;
+
+    /// What its slots share: a client, a pool.
+    type Shared: Send + Sync + 'static;
+
+    /// Makes what the slots share.
+    fn share(
+        config: Self::Config,
+        cx: &WorkerContext,
+    ) -> impl Future<Output = Result<Self::Shared, WorkerError>> + Send;
+
+    /// Makes the worker of one slot.
+    fn create(
+        shared: &Self::Shared,
+        cx: &SlotContext,
+    ) -> impl Future<Output = Result<Self, WorkerError>> + Send;
+
+    /// Does one job.
+    fn work(
+        &mut self,
+        params: Self::Params,
+        job: &JobContext,
+    ) -> impl Future<Output = Result<Output, JobError>> + Send;
+
+    /// Makes the value ready for its next job; failing, it is made anew.
+    fn recycle(&mut self) -> Result<(), WorkerError> {
+        Ok(())
+    }
+}
+
+/// The jobs of one batch, as a slot hands them to its worker one after the other.
+pub trait Feed: Send {
+    /// The next job; `None` ends the batch.
+    fn next(&mut self) -> Option<JobContext>;
+    /// The job that `next` gave last has ended so.
+    fn done(&mut self, result: Result<Output, JobError>);
+}
+
+/// A [`Worker`] with its types erased. One box per batch, not per job.
+pub trait DynWorker: Send {
+    /// Does the jobs of `feed` one after the other. Dropping it drops the run under way.
+    ///
+    /// # Errors
+    /// The worker could not be made ready for its next job: it must be made anew. Every job that `feed` gave has
+    /// been answered.
+    fn run<'a>(&'a mut self, feed: &'a mut dyn Feed) -> BoxFuture<'a, Result<(), WorkerError>>;
+}
+
+struct ErasedWorker<W>(W);
+
+impl<W: Worker> DynWorker for ErasedWorker<W> {
+    fn run<'a>(&'a mut self, feed: &'a mut dyn Feed) -> BoxFuture<'a, Result<(), WorkerError>> {
+        async move {
+            while let Some(job) = feed.next() {
+                let result = match job.params::<W::Params>() {
+                    Ok(params) => self.0.work(params, &job).await,
+                    Err(error) => Err(error),
+                };
+                feed.done(result);
+                self.0.recycle()?;
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+}
+
+/// Makes the workers of one pool.
+pub trait Workers: Send + Sync {
+    /// What is special about the type.
+    fn traits(&self) -> WorkerTraits;
+    /// Makes what the slots share, and with it the maker of slots.
+    fn share<'a>(&'a self, cx: &'a WorkerContext) -> BoxFuture<'a, Result<Arc<dyn Slots>, WorkerError>>;
+}
+
+/// Makes the workers of single slots.
+pub trait Slots: Send + Sync {
+    /// Makes the worker of one slot.
+    fn create<'a>(&'a self, cx: &'a SlotContext) -> BoxFuture<'a, Result<Box<dyn DynWorker>, WorkerError>>;
+}
+
+/// What is special about a worker's type.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WorkerTraits {
+    /// See [`Worker::BLOCKING`].
+    pub blocking: bool,
+    /// See [`Worker::RUNS_COMMANDS`].
+    pub runs_commands: bool,
+    /// See [`Worker::CARRIES`].
+    pub carries: &'static [&'static str],
+}
+
+impl WorkerTraits {
+    /// The traits of a worker.
+    pub const fn of<W: Worker>() -> Self {
+        WorkerTraits { blocking: W::BLOCKING, runs_commands: W::RUNS_COMMANDS, carries: W::CARRIES }
+    }
+}
+
+struct SharedSlots<W: Worker>(W::Shared, PhantomData<fn() -> W>);
+
+impl<W: Worker> Slots for SharedSlots<W> {
+    fn create<'a>(&'a self, cx: &'a SlotContext) -> BoxFuture<'a, Result<Box<dyn DynWorker>, WorkerError>> {
+        async move {
+            let worker = W::create(&self.0, cx).await?;
+            Ok(Box::new(ErasedWorker(worker)) as Box<dyn DynWorker>)
+        }
+        .boxed()
+    }
+}
+
+/// Erases a worker's shared part: for makers of workers that are no plugins, such as closures.
+pub fn erase_slots<W: Worker>(shared: W::Shared) -> Arc<dyn Slots> {
+    Arc::new(SharedSlots::<W>(shared, PhantomData))
+}

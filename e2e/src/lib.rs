@@ -1,0 +1,1 @@
+//! The built binary, tried from outside.

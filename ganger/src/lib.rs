@@ -1,0 +1,1 @@
+//! A plugin-based job runner: takes jobs from wherever they are and gets them done.

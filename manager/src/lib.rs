@@ -1,0 +1,1 @@
+//! Moves jobs between providers and workers, and owns every decision about them.

@@ -1,0 +1,1 @@
+//! Hands a job on to another provider.

@@ -1,0 +1,1 @@
+//! Jobs done by the program's own Rust code.

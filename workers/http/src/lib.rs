@@ -1,0 +1,1 @@
+//! Jobs that make an HTTP request.
