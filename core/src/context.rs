@@ -5,7 +5,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
     time::Instant,
 };
@@ -31,6 +31,7 @@ struct Run {
     events: Events,
     output_max: usize,
     stop: AtomicU8,
+    heeds: AtomicBool,
     stopped: Notify,
     deadline: OnceLock<Instant>,
     side: Mutex<Option<Box<Side>>>,
@@ -97,6 +98,7 @@ impl JobContext {
             events,
             output_max,
             stop: AtomicU8::new(0),
+            heeds: AtomicBool::new(false),
             stopped: Notify::new(),
             deadline: OnceLock::new(),
             side: Mutex::new(None),
@@ -209,7 +211,21 @@ impl JobContext {
     }
 
     /// Waits until the run is asked to stop. May be dropped at any time.
+    ///
+    /// A run that has waited for this is given a moment to end by itself when it is asked to; any other run is
+    /// dropped at once.
     pub async fn stopped(&self) -> StopReason {
+        self.0.heeds.store(true, Ordering::Release);
+        self.stop_asked().await
+    }
+
+    /// Whether the run waits, or has waited, to be asked to stop.
+    pub fn heeds_stop(&self) -> bool {
+        self.0.heeds.load(Ordering::Acquire)
+    }
+
+    /// Waits as [`stopped`](JobContext::stopped) does, without a promise to heed it; the manager's.
+    pub async fn stop_asked(&self) -> StopReason {
         loop {
             let mut notified = std::pin::pin!(self.0.stopped.notified());
             // Armed before the look, so that a stop in between is not missed.

@@ -1,5 +1,6 @@
 //! Settlements: what a manager tells a provider about a job it had leased.
 
+use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -86,6 +87,8 @@ pub struct SettlementMore {
     pub follow: Vec<Job>,
     /// How a failure-handler job ended, to be shown on the dead job that it handled.
     pub handled: Option<Handled>,
+    /// The type of a raw entry that returns to the store, which could not read it: names the lane it waits in.
+    pub kind: Option<CompactString>,
 }
 
 impl Settlement {
