@@ -215,6 +215,19 @@ pub struct Record {
     pub cancel: bool,
     /// Its runs so far, the last ten; empty on a first run.
     pub attempts: Vec<Attempt>,
+    /// For a raw entry: its first claim, from which its id and its times are made, so that every later claim
+    /// sees the same. `None` for a job, whose id and times are fixed already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first: Option<FirstClaim>,
+}
+
+/// The first claim of a raw entry: ganger's first durable word on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FirstClaim {
+    /// The lease, of which its id is made ([`JobId::claimed`](crate::JobId::claimed)).
+    pub lease: LeaseRef,
+    /// When, by the store's wall clock: its `created_at`, from which `delay` and `max_age` count.
+    pub at: Timestamp,
 }
 
 impl Record {
@@ -239,6 +252,10 @@ pub struct Beat {
     pub version: String,
     /// The types it does, each with its slots.
     pub types: Vec<(String, u32)>,
+    /// Those of its types whose worker runs commands that the job names, or whose jobs carry jobs: an intake of
+    /// another config takes them only where its own `accept` names them.
+    #[serde(default)]
+    pub guarded: Vec<String>,
     /// Whether it is shutting down and asks for no more.
     pub draining: bool,
     /// When it started.
