@@ -50,6 +50,8 @@ pub enum Role {
         traits: WorkerTraits,
         /// The arguments of its jobs.
         params_schema: fn() -> Schema,
+        /// Checks the arguments of a job without running it.
+        check_params: fn(&Value) -> Result<(), OptionsError>,
         /// Makes its shared part.
         share: ShareWorker,
     },
@@ -95,6 +97,7 @@ impl Plugin {
             role: Role::Worker {
                 traits: WorkerTraits::of::<W>(),
                 params_schema: schema::<W::Params>,
+                check_params: check::<W::Params>,
                 share: share_worker::<W>,
             },
             config_schema: schema::<W::Config>,
@@ -145,11 +148,14 @@ fn schema<T: JsonSchema>() -> Schema {
 }
 
 fn check<T: DeserializeOwned>(options: &Value) -> Result<(), OptionsError> {
-    read::<T>(options.clone()).map(drop)
+    read_options::<T>(options.clone()).map(drop)
 }
 
 /// Reads options, keeping the path of what does not fit.
-fn read<T: DeserializeOwned>(options: Value) -> Result<T, OptionsError> {
+///
+/// # Errors
+/// [`OptionsError`] with the option's path.
+pub fn read_options<T: DeserializeOwned>(options: Value) -> Result<T, OptionsError> {
     serde_path_to_error::deserialize(options).map_err(|error| OptionsError {
         path: error
             .path()
@@ -168,7 +174,8 @@ fn open_provider<P: Provider>(
     cx: ProviderContext,
 ) -> BoxFuture<'static, Result<Arc<dyn DynProvider>, ProviderError>> {
     Box::pin(async move {
-        let config = read::<P::Config>(options).map_err(|error| ProviderError::fatal(error.to_string()))?;
+        let config =
+            read_options::<P::Config>(options).map_err(|error| ProviderError::fatal(error.to_string()))?;
         Ok(erase_provider(Arc::new(P::open(config, &cx).await?)))
     })
 }
@@ -178,7 +185,8 @@ fn open_intake<I: Intake>(
     cx: IntakeContext,
 ) -> BoxFuture<'static, Result<Box<dyn DynIntake>, ProviderError>> {
     Box::pin(async move {
-        let config = read::<I::Config>(options).map_err(|error| ProviderError::fatal(error.to_string()))?;
+        let config =
+            read_options::<I::Config>(options).map_err(|error| ProviderError::fatal(error.to_string()))?;
         Ok(Box::new(I::open(config, cx).await?) as Box<dyn DynIntake>)
     })
 }
@@ -188,7 +196,8 @@ fn share_worker<W: Worker>(
     cx: WorkerContext,
 ) -> BoxFuture<'static, Result<Arc<dyn Slots>, WorkerError>> {
     Box::pin(async move {
-        let config = read::<W::Config>(options).map_err(|error| WorkerError::new(error.to_string()))?;
+        let config =
+            read_options::<W::Config>(options).map_err(|error| WorkerError::new(error.to_string()))?;
         Ok(erase_slots::<W>(W::share(config, &cx).await?))
     })
 }
