@@ -1,1 +1,0 @@
-//! The house's own tool: tests, docs, tidiness, new plugins.
