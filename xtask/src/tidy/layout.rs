@@ -18,7 +18,7 @@ const WORKER_FILES: &[&[&str]] =
     &[&["README.md"], &["src/lib.rs"], &["src/config.rs"], &["src/worker.rs"], &["tests/conformance.rs"]];
 
 /// Names that say nothing about what is inside.
-const VAGUE: &[&str] = &["util", "utils", "common", "helper", "helpers", "misc", "shared"];
+const VAGUE: &[&str] = &["util", "utils", "common", "helpers", "misc"];
 
 pub(super) fn check(files: &[File]) -> Vec<Breach> {
     let paths: BTreeSet<&str> = files.iter().map(|file| file.path.as_str()).collect();
