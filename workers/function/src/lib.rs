@@ -1,1 +1,6 @@
-//! Jobs done by the program's own Rust code.
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+
+mod worker;
+
+pub use worker::{CodeWorker, blocking, function, typed};
