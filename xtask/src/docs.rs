@@ -71,13 +71,15 @@ fn build(root: &Path) -> Result<PathBuf, Fault> {
     let mut cargo = shell::cargo(root);
     cargo.args(["build", "--quiet", "--workspace", "--bins", "--tests", "--message-format", "json"]);
     let messages = shell::output(&mut cargo)?;
-    let is_binary = |message: &Value| message["target"]["name"] == "ganger" && message["executable"].is_string();
-    let found = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).filter(is_binary);
+    let is_binary =
+        |message: &Value| message["target"]["name"] == "ganger" && message["executable"].is_string();
+    let found =
+        messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).filter(is_binary);
     // The test harness of the binary comes under the same name, in a folder of its own.
     let paths = found.filter_map(|message| message["executable"].as_str().map(PathBuf::from));
     paths
         .filter(|path| path.parent().is_some_and(|folder| !folder.ends_with("deps")))
-        .last()
+        .next()
         .ok_or_else(|| "cargo built no `ganger`".to_owned())
 }
 
@@ -102,7 +104,8 @@ fn ask_plugins(binary: &Path) -> Result<Vec<Plugin>, Fault> {
 fn plugin_page(plugin: &Plugin) -> String {
     let Plugin { name, role, summary, schemas } = plugin;
     let folder = folder(plugin);
-    let mut page = format!("{NOTE}\n# {name} ({role})\n\n{summary}\n\nMore: [{folder}](../../../{folder}/README.md)\n");
+    let mut page =
+        format!("{NOTE}\n# {name} ({role})\n\n{summary}\n\nMore: [{folder}](../../../{folder}/README.md)\n");
     for (heading, key) in [("Options", "options"), ("Params of its jobs", "params")] {
         if let Some(schema) = schemas.get(key).filter(|schema| !schema.is_null()) {
             page.push_str(&format!("\n## {heading}\n\n{}", schema::tables(schema)));
@@ -139,7 +142,9 @@ fn decisions(root: &Path) -> Result<String, Fault> {
     let mut names = Vec::new();
     for entry in fs::read_dir(&folder).map_err(|error| format!("{}: {error}", folder.display()))? {
         let name = entry.map_err(|error| format!("{}: {error}", folder.display()))?.file_name();
-        names.extend(name.to_str().filter(|name| name.starts_with(|c: char| c.is_ascii_digit())).map(str::to_owned));
+        names.extend(
+            name.to_str().filter(|name| name.starts_with(|c: char| c.is_ascii_digit())).map(str::to_owned),
+        );
     }
     names.sort();
     let mut list = String::new();
@@ -265,6 +270,8 @@ mod tests {
     fn a_plugin_has_a_page_and_a_line_in_the_table() {
         let page = plugin_page(&plugin());
         assert!(page.contains("# disk (provider)") && page.contains("| `db_name` |"), "{page}");
-        assert!(plugin_table(&[plugin()]).contains("| [`disk`](providers/disk) | provider | Jobs in a file. |"));
+        assert!(
+            plugin_table(&[plugin()]).contains("| [`disk`](providers/disk) | provider | Jobs in a file. |")
+        );
     }
 }

@@ -16,7 +16,12 @@ pub(super) fn page(binary: &Path) -> Result<String, Fault> {
 /// Adds a command's help, and that of the commands below it.
 fn describe(binary: &Path, words: &[String], page: &mut String) -> Result<(), Fault> {
     let mut command = Command::new(binary);
-    command.args(words).arg("--help").env("COLUMNS", COLUMNS).env("NO_COLOR", "1").env_remove("CLICOLOR_FORCE");
+    command
+        .args(words)
+        .arg("--help")
+        .env("COLUMNS", COLUMNS)
+        .env("NO_COLOR", "1")
+        .env_remove("CLICOLOR_FORCE");
     let help = shell::output(&mut command)?;
     let title = [&["ganger".to_owned()], words].concat().join(" ");
     page.push_str(&format!("\n## `{title}`\n\n```text\n{}\n```\n", trimmed(&help)));

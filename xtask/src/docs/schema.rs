@@ -22,7 +22,8 @@ fn table(object: &Value, root: &Value) -> String {
     let Some(properties) = object["properties"].as_object().filter(|map| !map.is_empty()) else {
         return "None.\n".to_owned();
     };
-    let required: Vec<&str> = object["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let required: Vec<&str> =
+        object["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     let mut text = String::from("| field | form | default | meaning |\n|---|---|---|---|\n");
     for (name, property) in properties {
         let default = match property.get("default") {
@@ -31,7 +32,11 @@ fn table(object: &Value, root: &Value) -> String {
             Some(value) => format!("`{value}`"),
         };
         let meaning = description(property, root);
-        text.push_str(&format!("| `{name}` | {} | {} | {meaning} |\n", form(property, root), escape(&default)));
+        text.push_str(&format!(
+            "| `{name}` | {} | {} | {meaning} |\n",
+            form(property, root),
+            escape(&default)
+        ));
     }
     text
 }
