@@ -76,10 +76,9 @@ fn build(root: &Path) -> Result<PathBuf, Fault> {
     let found =
         messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).filter(is_binary);
     // The test harness of the binary comes under the same name, in a folder of its own.
-    let paths = found.filter_map(|message| message["executable"].as_str().map(PathBuf::from));
+    let mut paths = found.filter_map(|message| message["executable"].as_str().map(PathBuf::from));
     paths
-        .filter(|path| path.parent().is_some_and(|folder| !folder.ends_with("deps")))
-        .next()
+        .find(|path| path.parent().is_some_and(|folder| !folder.ends_with("deps")))
         .ok_or_else(|| "cargo built no `ganger`".to_owned())
 }
 
