@@ -27,7 +27,9 @@ pub(super) fn check(files: &[File]) -> Vec<Breach> {
     for (shelf, wanted) in [("providers", PROVIDER_FILES), ("workers", WORKER_FILES)] {
         for name in folders(&paths, shelf) {
             let folder = format!("{shelf}/{name}");
-            breaches.extend(missing_files(&paths, &folder, wanted));
+            let has_options = exports_plugin(files, &folder);
+            let needed = wanted.iter().filter(|names| has_options || **names != ["src/config.rs"]);
+            breaches.extend(missing_files(&paths, &folder, needed.copied()));
             breaches.extend(readme_fault(files, &folder));
             breaches.extend(load_fault(loaded, shelf, name));
         }
@@ -46,10 +48,23 @@ fn folders<'a>(paths: &BTreeSet<&'a str>, shelf: &str) -> BTreeSet<&'a str> {
     paths.iter().filter_map(is_crate).collect()
 }
 
-fn missing_files(paths: &BTreeSet<&str>, folder: &str, wanted: &[&[&str]]) -> Vec<Breach> {
+/// Whether the crate is loaded by name from a config; one whose jobs are done by code has no options there.
+fn exports_plugin(files: &[File], folder: &str) -> bool {
+    let path = format!("{folder}/src/lib.rs");
+    files
+        .iter()
+        .find(|file| file.path == path)
+        .and_then(File::text)
+        .is_none_or(|text| text.contains("PLUGIN"))
+}
+
+fn missing_files<'a>(
+    paths: &BTreeSet<&str>,
+    folder: &str,
+    wanted: impl Iterator<Item = &'a [&'a str]>,
+) -> Vec<Breach> {
     let is_there = |name: &&str| paths.contains(format!("{folder}/{name}").as_str());
     wanted
-        .iter()
         .filter(|names| !names.iter().any(is_there))
         .map(|names| {
             let names = names.join(" or ");
@@ -123,7 +138,10 @@ mod tests {
             file(PLUGINS, "use ganger_provider_disk as disk;\n"),
             file("providers/disk/Cargo.toml", ""),
             file("providers/disk/README.md", "# disk\n\nJobs in a file.\n"),
-            file("providers/disk/src/lib.rs", "#![doc = include_str!(\"../README.md\")]\n"),
+            file(
+                "providers/disk/src/lib.rs",
+                "#![doc = include_str!(\"../README.md\")]\nconst PLUGIN: u8 = 0;\n",
+            ),
             file("providers/disk/src/config.rs", ""),
             file("providers/disk/src/provider.rs", ""),
             file("providers/disk/tests/conformance.rs", ""),
@@ -149,6 +167,16 @@ mod tests {
         }
         let breaches = without("providers/disk/src/provider.rs");
         assert!(breaches[0].message.contains("src/provider.rs or src/intake.rs"), "{breaches:?}");
+    }
+
+    #[test]
+    fn a_plugin_made_in_code_has_no_options_of_its_own() {
+        let mut files = plugin_files();
+        files.retain(|file| {
+            !matches!(file.path.as_str(), "providers/disk/src/config.rs" | "providers/disk/src/lib.rs")
+        });
+        files.push(file("providers/disk/src/lib.rs", "#![doc = include_str!(\"../README.md\")]\n"));
+        assert_eq!(check(&files), []);
     }
 
     #[test]
