@@ -1,1 +1,3 @@
-//! An example.
+#![doc = include_str!("../README.md")]
+mod lines;
+pub use lines::{Lines, LinesConfig};
