@@ -1,4 +1,5 @@
 //! What `forward` promises.
+#![allow(clippy::unwrap_used)]
 
 use std::sync::{Arc, Mutex};
 
