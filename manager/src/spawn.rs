@@ -47,13 +47,30 @@ impl Runtimes {
 
     pub(crate) fn workers(&self) -> std::io::Result<Arc<dyn Spawn>> {
         match &self.0 {
-            Form::Own => {
-                let threads = std::thread::available_parallelism().map_or(2, usize::from);
-                Ok(Arc::new(OwnRuntime::start("ganger-worker", threads)?))
-            }
+            Form::Own => Ok(Arc::new(OwnRuntime::start("ganger-worker", processors())?)),
             Form::Given { workers, .. } => Ok(workers.clone()),
         }
     }
+}
+
+impl Runtimes {
+    /// One more runtime for workers, where the manager has its own.
+    pub(crate) fn fresh(&self) -> Option<Arc<dyn Spawn>> {
+        match &self.0 {
+            Form::Own => match OwnRuntime::start("ganger-worker", processors()) {
+                Ok(runtime) => Some(Arc::new(runtime)),
+                Err(error) => {
+                    tracing::error!(%error, "no fresh runtime for workers that hold their threads");
+                    None
+                }
+            },
+            Form::Given { .. } => None,
+        }
+    }
+}
+
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from)
 }
 
 /// The runtime that the caller is on.

@@ -1,0 +1,367 @@
+//! One loop a provider: waits until there may be work or there is something to settle; then one exchange carries
+//! all verdicts gathered since the last and asks for what there is room for.
+//!
+//! An exchange whose answer is unknown is repeated with the same token, so that its answer is the same. Its
+//! leases count from when it was first sent; once two thirds of a lease are over, the token is given up (whatever
+//! was leased under it runs out by itself) and the verdicts go with a new one.
+
+use std::{sync::Arc, time::Duration};
+
+use ganger_core::{
+    DynProvider, Exchange, Exchanged, ProviderError, Room, Settlement, Severity, Token, TypeRoom,
+};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use crate::{
+    follow::store_follow_ups,
+    house::{House, Phase, Pools},
+    pace::Pace,
+    pool::PREFETCH_MAX,
+    retry::Backing,
+    route::{Claimed, Router},
+    source::{CrashPermit, Source},
+};
+
+/// How long verdicts may be gathered while the pools hold work and nobody waits for one.
+const GATHER: Duration = Duration::from_millis(5);
+
+/// At most so many bytes of jobs in one exchange.
+const EXCHANGE_BYTES_MAX: u64 = 8 << 20;
+
+/// The loop of one provider.
+pub(crate) struct ExchangeLoop {
+    house: Arc<House>,
+    pools: Arc<Pools>,
+    source: Arc<Source>,
+    provider: Arc<dyn DynProvider>,
+    router: Router,
+    pace: Option<Pace>,
+    /// Verdicts on their way; kept until they are answered.
+    settle: Vec<Settlement>,
+    urgent: bool,
+    gather_until: Option<Instant>,
+    /// There may be more for us right now.
+    more: bool,
+    /// The last claim was a suspect, or nothing: whose turn it is alternates.
+    suspects_next: bool,
+}
+
+/// What is asked for in an exchange.
+#[derive(Default)]
+struct Ask {
+    room: Room,
+    /// Room by pool, to be reserved while the exchange is under way.
+    by_pool: Vec<(usize, u32)>,
+    hungry: bool,
+    /// Ask again soon: another was let go first, or the pace allows it only then.
+    again: Option<Instant>,
+    permit: Option<CrashPermit>,
+}
+
+/// What the loop does next.
+enum Step {
+    /// An exchange.
+    Go,
+    /// Look again.
+    Look,
+}
+
+impl ExchangeLoop {
+    pub(crate) fn new(
+        house: Arc<House>,
+        pools: Arc<Pools>,
+        source: Arc<Source>,
+        provider: Arc<dyn DynProvider>,
+    ) -> Self {
+        let router = Router::new(house.clone(), pools.clone(), source.clone(), provider.capabilities());
+        let pace = Pace::new(source.options.target, Instant::now());
+        ExchangeLoop {
+            house,
+            pools,
+            source,
+            provider,
+            router,
+            pace,
+            settle: Vec::new(),
+            urgent: false,
+            gather_until: None,
+            more: true,
+            suspects_next: true,
+        }
+    }
+
+    /// Runs until a drain has handed everything back, or the manager stops.
+    pub(crate) async fn run(mut self) {
+        loop {
+            self.collect();
+            match self.house.phase() {
+                Phase::Stopped => return,
+                Phase::Running => {}
+                _ if self.settle.is_empty() && self.source.held.open() == 0 => return,
+                _ => {}
+            }
+            let mut ask = self.ask();
+            if let Step::Look = self.next_step(&ask).await {
+                continue;
+            }
+            self.collect();
+            ask = self.ask();
+            if self.exchange(ask).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Takes what the slots have handed over.
+    fn collect(&mut self) {
+        self.urgent |= self.source.collect(&mut self.settle);
+        let lost = self.source.held.drop_lost(&mut self.settle);
+        if lost > 0 {
+            self.house.stats.count_stale(lost);
+            tracing::warn!(provider = %self.source.name, lost, "verdicts came too late: their leases are lost");
+        }
+    }
+
+    /// What there is room for.
+    fn ask(&mut self) -> Ask {
+        let mut ask = Ask::default();
+        let away = self.source.away.load(std::sync::atomic::Ordering::Acquire);
+        if self.house.phase() != Phase::Running || away {
+            return ask;
+        }
+        let now = Instant::now();
+        let mut most = PREFETCH_MAX;
+        if let Some(pace) = &mut self.pace {
+            most = pace.allowed(now).min(PREFETCH_MAX);
+            if most == 0 {
+                ask.again = Some(now + pace.wait());
+                return ask;
+            }
+        }
+        let clock = self.house.clock.monotonic();
+        let mut all = 0u32;
+        for (at, pool) in self.pools.all().iter().enumerate() {
+            let room = pool.room(self.source.index, clock);
+            ask.hungry |= room.hungry;
+            if room.yielded {
+                ask.again = Some(now + GATHER);
+            }
+            if room.jobs > 0 {
+                ask.room.types.push(TypeRoom { kind: pool.kind.clone(), jobs: room.jobs });
+                ask.by_pool.push((at, room.jobs));
+                all = all.saturating_add(room.jobs);
+            }
+        }
+        ask.room.jobs = all.min(most);
+        ask.room.bytes = EXCHANGE_BYTES_MAX;
+        if all > 0 && self.suspects_next {
+            ask.room.suspect = true;
+            ask.permit = CrashPermit::take(&self.house.crash_permit);
+            ask.room.crashed = ask.permit.is_some();
+        }
+        ask
+    }
+
+    /// Waits for something to do.
+    async fn next_step(&mut self, ask: &Ask) -> Step {
+        let draining = self.house.phase() != Phase::Running;
+        if !self.settle.is_empty() {
+            let now = Instant::now();
+            let until = *self.gather_until.get_or_insert(now + GATHER);
+            if self.urgent || draining || ask.hungry || now >= until {
+                return Step::Go;
+            }
+            self.rest(Some(until)).await;
+            return Step::Look;
+        }
+        if ask.room.is_none() {
+            self.rest(ask.again).await;
+            return Step::Look;
+        }
+        if self.more {
+            if ask.hungry {
+                return Step::Go;
+            }
+            let until = *self.gather_until.get_or_insert(Instant::now() + GATHER);
+            if Instant::now() >= until {
+                return Step::Go;
+            }
+            self.rest(Some(until)).await;
+            return Step::Look;
+        }
+        self.wait_for_work(&ask.room).await
+    }
+
+    /// Until the bell, a new order, or a time.
+    async fn rest(&self, until: Option<Instant>) {
+        let phase = self.house.phase();
+        tokio::select! {
+            biased;
+            () = self.source.bell.notified() => {}
+            () = self.house.left(phase) => {}
+            () = sleep_until(until.unwrap_or_else(|| Instant::now() + self.source.lease())) => {}
+        }
+    }
+
+    /// Until the provider has something. The wait is ended and begun again now and then: a wake-up that got lost
+    /// must not be waited for.
+    async fn wait_for_work(&mut self, room: &Room) -> Step {
+        let limit = self.source.lease() / 3;
+        let phase = self.house.phase();
+        let waited = tokio::select! {
+            biased;
+            () = self.source.bell.notified() => return Step::Look,
+            () = self.house.left(phase) => return Step::Look,
+            waited = timeout(limit, self.provider.wait(room)) => waited,
+        };
+        match waited {
+            Ok(Err(error)) => {
+                if !self.take_error(error, "waiting for work") {
+                    return Step::Look;
+                }
+                self.pause(Duration::from_millis(500)).await;
+                self.more = true;
+                Step::Look
+            }
+            Ok(Ok(())) | Err(_) => Step::Go,
+        }
+    }
+
+    /// Waits, unless the orders change.
+    async fn pause(&self, wait: Duration) {
+        let phase = self.house.phase();
+        tokio::select! {
+            biased;
+            () = self.house.left(phase) => {}
+            () = sleep(wait) => {}
+        }
+    }
+
+    /// Notes an error; whether trying again can help.
+    fn take_error(&self, error: ProviderError, doing: &str) -> bool {
+        if error.severity() == Severity::Fatal {
+            self.house.fatal(&self.source.name, error);
+            return false;
+        }
+        self.source.trouble(&self.house, "exchange", &format!("{doing}: {error}"));
+        true
+    }
+
+    /// One exchange, repeated until its answer is known. `None` when the loop must end.
+    async fn exchange(&mut self, ask: Ask) -> Option<()> {
+        fail::fail_point!("manager::before_settle");
+        if !store_follow_ups(&self.house, &self.source, &self.provider, &mut self.settle).await {
+            self.pause(Duration::from_millis(200)).await;
+            return (self.house.phase() < Phase::Stopped).then_some(());
+        }
+        self.gather_until = None;
+        self.urgent = false;
+        for (pool, jobs) in &ask.by_pool {
+            self.pools.all()[*pool].reserve(self.source.index, *jobs);
+        }
+        let asked_suspect = ask.room.suspect;
+        let mut give = Exchange {
+            token: self.token(),
+            settle: std::mem::take(&mut self.settle),
+            room: ask.room,
+            lease: self.source.lease(),
+        };
+        let asked = ask.by_pool.clone();
+        let mut reserved = Some(ask.by_pool);
+        let (answer, sent) = match self.until_answered(&mut give, &mut reserved).await {
+            Some(answered) => answered,
+            None => {
+                self.unreserve(reserved);
+                return None;
+            }
+        };
+        fail::fail_point!("manager::after_claim");
+        self.take_answer(answer, &give, sent, ask.permit, &asked).await;
+        self.suspects_next |= !asked_suspect;
+        self.unreserve(reserved);
+        give.settle.clear();
+        self.settle = give.settle;
+        Some(())
+    }
+
+    fn token(&self) -> Token {
+        Token { incarnation: self.house.incarnation, seq: self.house.next_seq() }
+    }
+
+    fn unreserve(&self, reserved: Option<Vec<(usize, u32)>>) {
+        for (pool, jobs) in reserved.into_iter().flatten() {
+            self.pools.all()[pool].unreserve(jobs);
+        }
+    }
+
+    /// Sends an exchange until it is answered: the answer, and when the exchange was first sent.
+    async fn until_answered(
+        &mut self,
+        give: &mut Exchange,
+        reserved: &mut Option<Vec<(usize, u32)>>,
+    ) -> Option<(Exchanged, Duration)> {
+        let lease = give.lease;
+        let mut first_sent = self.house.clock.monotonic();
+        let mut backing = Backing::new(give.token.seq);
+        loop {
+            let answered = tokio::select! {
+                biased;
+                answered = timeout(lease / 3, self.provider.exchange(give)) => answered,
+                () = self.house.stopped() => return None,
+            };
+            let error = match answered {
+                Ok(Ok(answer)) => {
+                    self.source.well(&self.house, "exchange");
+                    return Some((answer, first_sent));
+                }
+                Ok(Err(error)) => error,
+                Err(_) => ProviderError::transient(format!("no answer within {:?}", lease / 3)),
+            };
+            if !self.take_error(error, "exchanging jobs") {
+                return None;
+            }
+            // Who else wants the room shall not wait for a store that is away.
+            self.unreserve(reserved.take());
+            self.pause(backing.next()).await;
+            if self.house.phase() == Phase::Stopped {
+                return None;
+            }
+            let now = self.house.clock.monotonic();
+            let forgets = !self.provider.capabilities().repeat;
+            if forgets || now.saturating_sub(first_sent) >= lease * 2 / 3 {
+                give.token = self.token();
+                first_sent = now;
+            }
+            if self.house.phase() != Phase::Running && forgets {
+                give.room = Room::none();
+            }
+        }
+    }
+
+    async fn take_answer(
+        &mut self,
+        answer: Exchanged,
+        give: &Exchange,
+        sent: Duration,
+        permit: Option<CrashPermit>,
+        asked: &[(usize, u32)],
+    ) {
+        let Exchanged { stale, leased, more } = answer;
+        if !stale.is_empty() {
+            self.house.stats.count_stale(stale.len());
+            tracing::warn!(provider = %self.source.name, stale = stale.len(), "verdicts came too late and changed nothing");
+        }
+        if let Some(pace) = &mut self.pace {
+            pace.took(leased.len());
+        }
+        self.more = more;
+        let got_suspect = leased.iter().any(|job| job.record.suspect || job.record.crashes > 0);
+        self.suspects_next = !got_suspect;
+        let late = self.house.clock.monotonic().saturating_sub(sent) >= give.lease * 2 / 3;
+        if !leased.is_empty() {
+            let claimed = Claimed { token: give.token, leased, sent, late, asked, permit };
+            self.router.take(claimed).await;
+        }
+        self.source.held.close(&give.settle);
+    }
+}

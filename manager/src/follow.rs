@@ -1,0 +1,73 @@
+//! Jobs that follow from a verdict, where the provider cannot store them with it: they are made durable first.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use ganger_core::{Batch, DynProvider, Job, Settlement, Severity};
+use tokio::time::timeout;
+
+use crate::{house::House, source::Source};
+
+/// How long a sink may take.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Moves the follow-up jobs of `settle` into a sink, if their own provider cannot hold them. `false` when that
+/// failed and must be tried again before anything is settled: enqueueing is idempotent by id.
+pub(crate) async fn store_follow_ups(
+    house: &House,
+    source: &Source,
+    provider: &Arc<dyn DynProvider>,
+    settle: &mut [Settlement],
+) -> bool {
+    if provider.capabilities().follow {
+        return true;
+    }
+    let mut jobs: Vec<Job> = Vec::new();
+    let mut holders: HashMap<usize, usize> = HashMap::new();
+    for (at, settlement) in settle.iter().enumerate() {
+        let follow = settlement.more.as_deref().map_or(&[][..], |more| &more.follow);
+        if !follow.is_empty() {
+            jobs.extend(follow.iter().cloned());
+            holders.insert(at, follow.len());
+        }
+    }
+    if jobs.is_empty() {
+        return true;
+    }
+    let Some(sink) = provider.sink().or_else(|| crate::sinks::default_sink(&house.sources)) else {
+        source.trouble(
+            house,
+            "follow",
+            "there is no sink for the jobs that follow from its jobs: add a `disk` provider",
+        );
+        return false;
+    };
+    let mut batch = Batch::new(jobs);
+    batch.token = (u128::from(house.incarnation) << 64) | u128::from(house.next_seq());
+    let outcome = timeout(LIMIT, sink.enqueue(batch)).await;
+    match outcome {
+        Ok(Ok(answers)) => {
+            for refused in answers.into_iter().filter_map(Result::err) {
+                tracing::error!(provider = %source.name, %refused, "a job that follows was refused");
+            }
+            for at in holders.into_keys() {
+                if let Some(more) = &mut settle[at].more {
+                    more.follow.clear();
+                }
+            }
+            source.well(house, "follow");
+            true
+        }
+        Ok(Err(error)) if error.severity() == Severity::Fatal => {
+            house.fatal(&source.name, error);
+            false
+        }
+        Ok(Err(error)) => {
+            source.trouble(house, "follow", &format!("storing the jobs that follow: {error}"));
+            false
+        }
+        Err(_) => {
+            source.trouble(house, "follow", "storing the jobs that follow: no answer");
+            false
+        }
+    }
+}

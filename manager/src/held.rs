@@ -1,0 +1,207 @@
+//! The leases that are held of one provider, and the runs under them: what `keep` renews, cancels and fences.
+//!
+//! Kept by claim, as they come and mostly go: a job costs a place in its claim's list, no entry in a map.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use ganger_core::{Hold, JobContext, LeaseRef, Settlement, StopReason, Token};
+
+use crate::source::CrashPermit;
+
+/// The open leases of one provider.
+#[derive(Default)]
+pub(crate) struct Held(Mutex<Claims>);
+
+#[derive(Default)]
+struct Claims {
+    by_seq: BTreeMap<u64, Claim>,
+    open: usize,
+}
+
+/// One claim: what one exchange leased.
+struct Claim {
+    token: Token,
+    /// The lease counts from here: when the last request was sent that surely extended it.
+    covered: Duration,
+    places: Vec<Place>,
+    open: usize,
+    fenced: bool,
+    /// Of the one job that has lost runs before; back when the claim is settled.
+    _permit: Option<CrashPermit>,
+}
+
+/// A job's place in its claim.
+enum Place {
+    /// Settled, lost, or never there.
+    Closed,
+    /// Leased, and nothing runs: its settlement is on its way.
+    Unrun,
+    /// Handed to a pool.
+    Handed(JobContext),
+}
+
+impl Place {
+    fn is_open(&self) -> bool {
+        !matches!(self, Place::Closed)
+    }
+}
+
+/// A claim that is being handed out.
+pub(crate) struct NewClaim {
+    token: Token,
+    covered: Duration,
+    places: Vec<Place>,
+    permit: Option<CrashPermit>,
+}
+
+impl NewClaim {
+    /// A claim by a request that was sent at `covered`, for about `size` jobs.
+    pub(crate) fn new(token: Token, covered: Duration, size: usize, permit: Option<CrashPermit>) -> Self {
+        NewClaim { token, covered, places: Vec::with_capacity(size), permit }
+    }
+
+    /// Puts a leased job in its place: the run that will be, or nothing.
+    pub(crate) fn put(&mut self, index: u32, run: Option<JobContext>) {
+        let at = index as usize;
+        if self.places.len() <= at {
+            self.places.resize_with(at + 1, || Place::Closed);
+        }
+        self.places[at] = run.map_or(Place::Unrun, Place::Handed);
+    }
+}
+
+impl Held {
+    fn claims(&self) -> MutexGuard<'_, Claims> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many leases are open.
+    pub(crate) fn open(&self) -> usize {
+        self.claims().open
+    }
+
+    /// Adds a claim; from now on it is renewed.
+    pub(crate) fn add(&self, new: NewClaim) {
+        let open = new.places.iter().filter(|place| place.is_open()).count();
+        if open == 0 {
+            return;
+        }
+        let NewClaim { token, covered, places, permit } = new;
+        let mut claims = self.claims();
+        claims.open += open;
+        claims
+            .by_seq
+            .insert(token.seq, Claim { token, covered, places, open, fenced: false, _permit: permit });
+    }
+
+    /// The settlements were answered: their leases are closed.
+    pub(crate) fn close(&self, settled: &[Settlement]) {
+        // The contexts are dropped outside the lock.
+        let mut gone = Vec::with_capacity(settled.len());
+        let mut claims = self.claims();
+        for run in settled.chunk_by(|a, b| a.lease.token == b.lease.token) {
+            claims.close(run[0].lease.token, run.iter().map(|settlement| settlement.lease.index), &mut gone);
+        }
+        drop(claims);
+    }
+
+    /// Takes out the settlements whose lease is known to be lost; how many they were.
+    pub(crate) fn drop_lost(&self, settle: &mut Vec<Settlement>) -> usize {
+        let before = settle.len();
+        let claims = self.claims();
+        let mut last: Option<&Claim> = None;
+        settle.retain(|settlement| {
+            let token = settlement.lease.token;
+            if last.is_none_or(|claim| claim.token != token) {
+                last = claims.by_seq.get(&token.seq);
+            }
+            let place = last.and_then(|claim| claim.places.get(settlement.lease.index as usize));
+            place.is_some_and(Place::is_open)
+        });
+        before - settle.len()
+    }
+
+    /// All open leases, by claim.
+    pub(crate) fn refs(&self) -> Vec<LeaseRef> {
+        let claims = self.claims();
+        let mut refs = Vec::with_capacity(claims.open);
+        for claim in claims.by_seq.values() {
+            let open = claim.places.iter().enumerate().filter(|(_, place)| place.is_open());
+            // A claim is never larger than a room, which is counted in 32 bits.
+            refs.extend(open.map(|(at, _)| LeaseRef { token: claim.token, index: at as u32 }));
+        }
+        refs
+    }
+
+    /// Acts on the answer to a renewal sent at `sent`: what is held counts from then, what is to be cancelled or
+    /// is lost is told so. How many leases are lost.
+    pub(crate) fn renewed(&self, refs: &[LeaseRef], holds: &[Hold], sent: Duration) -> usize {
+        let mut gone = Vec::new();
+        let mut lost = 0;
+        let mut claims = self.claims();
+        for (lease, hold) in refs.iter().zip(holds) {
+            let Some(claim) = claims.by_seq.get_mut(&lease.token.seq) else { continue };
+            claim.covered = claim.covered.max(sent);
+            claim.fenced = false;
+            let Some(place) = claim.places.get(lease.index as usize).filter(|place| place.is_open()) else {
+                continue;
+            };
+            match (hold, place) {
+                (Hold::Cancel, Place::Handed(run)) => run.ask_to_stop(StopReason::Cancel),
+                (Hold::Lost, Place::Handed(run)) => run.ask_to_stop(StopReason::Fenced),
+                _ => {}
+            }
+            if *hold == Hold::Lost {
+                lost += 1;
+                claims.close(lease.token, std::iter::once(lease.index), &mut gone);
+            }
+        }
+        lost
+    }
+
+    /// Stops all runs whose lease was last surely extended before `since`; how many those are. They may still
+    /// settle, if nobody has taken them.
+    pub(crate) fn fence_before(&self, since: Duration) -> usize {
+        let mut fenced = 0;
+        for claim in self.claims().by_seq.values_mut() {
+            if claim.covered > since || claim.fenced {
+                continue;
+            }
+            claim.fenced = true;
+            for place in &claim.places {
+                if let Place::Handed(run) = place {
+                    run.ask_to_stop(StopReason::Fenced);
+                    fenced += 1;
+                }
+            }
+        }
+        fenced
+    }
+
+    /// When the lease counts from that was extended longest ago, of those that are not fenced.
+    pub(crate) fn oldest(&self) -> Option<Duration> {
+        let claims = self.claims();
+        claims.by_seq.values().filter(|claim| !claim.fenced).map(|claim| claim.covered).min()
+    }
+}
+
+impl Claims {
+    fn close(&mut self, token: Token, indexes: impl Iterator<Item = u32>, gone: &mut Vec<Place>) {
+        let Some(claim) = self.by_seq.get_mut(&token.seq) else { return };
+        for index in indexes {
+            let Some(place) = claim.places.get_mut(index as usize) else { continue };
+            if place.is_open() {
+                gone.push(std::mem::replace(place, Place::Closed));
+                claim.open -= 1;
+                self.open -= 1;
+            }
+        }
+        if claim.open == 0 {
+            self.by_seq.remove(&token.seq);
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! What a slot is at: seen by the slot, by the one who watches its run, and by the pool's supervisor.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use ganger_core::{JobContext, LeaseRef};
+
+/// A slot's batch: what is running, and what it has not begun.
+pub(crate) struct Board {
+    /// The pool's count of moves when the slot was started.
+    pub(crate) epoch: u32,
+    retired: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    current: Option<JobContext>,
+    rest: VecDeque<JobContext>,
+    /// The run that was under way when the slot was given up: whatever it yields is not wanted.
+    disowned: Option<LeaseRef>,
+}
+
+impl Board {
+    pub(crate) fn new(epoch: u32) -> Self {
+        Board { epoch, retired: AtomicBool::new(false), state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the slot was given up.
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Acquire)
+    }
+
+    /// Lays down a batch.
+    pub(super) fn load(&self, batch: &mut VecDeque<JobContext>) {
+        let mut state = self.state();
+        if state.rest.is_empty() {
+            std::mem::swap(&mut state.rest, batch);
+        } else {
+            state.rest.append(batch);
+        }
+    }
+
+    /// The next job, which is under way from now on; `None` at the end of the batch.
+    pub(super) fn next(&self) -> Option<JobContext> {
+        let mut state = self.state();
+        let next = if self.is_retired() { None } else { state.rest.pop_front() };
+        state.current.clone_from(&next);
+        next
+    }
+
+    /// What is under way.
+    pub(crate) fn current(&self) -> Option<JobContext> {
+        self.state().current.clone()
+    }
+
+    /// What is under way if it is another than `seen`; and what has not begun, since the run under way waits.
+    pub(super) fn look(&self, seen: Option<LeaseRef>, rest: &mut VecDeque<JobContext>) -> Option<JobContext> {
+        let mut state = self.state();
+        rest.append(&mut state.rest);
+        state.current.as_ref().filter(|run| Some(run.lease()) != seen).cloned()
+    }
+
+    /// Takes what has not begun.
+    pub(super) fn take_rest(&self, rest: &mut VecDeque<JobContext>) {
+        rest.append(&mut self.state().rest);
+    }
+
+    /// Nothing is under way any more; which run is disowned.
+    pub(super) fn end(&self) -> Option<LeaseRef> {
+        let mut state = self.state();
+        state.current = None;
+        state.disowned
+    }
+
+    /// Gives the slot up: what it was at, and what it had not begun.
+    pub(super) fn retire(&self) -> (Option<JobContext>, VecDeque<JobContext>) {
+        let mut state = self.state();
+        self.retired.store(true, Ordering::Release);
+        let current = state.current.take();
+        state.disowned = current.as_ref().map(JobContext::lease);
+        (current, std::mem::take(&mut state.rest))
+    }
+}
