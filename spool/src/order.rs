@@ -1,0 +1,109 @@
+//! Orders: retry, cancel, remove.
+
+use ganger_core::{FailureRecord, Filter, Job, Order, State};
+
+use crate::{
+    error::StoreError,
+    list,
+    row::{self, INSERT, INSERT_RARE},
+    tx::{OPEN, Place, Tx, end_code},
+};
+
+/// How many jobs one transaction of an order looks at.
+const PIECE: usize = 2000;
+
+/// Carries out an order on some of the jobs that match, from behind `after` on; answers how many it changed and
+/// where to go on.
+pub(crate) fn order(
+    tx: &mut Tx<'_>,
+    order: Order,
+    filter: &Filter,
+    after: i64,
+) -> Result<(u64, Option<i64>), StoreError> {
+    let seqs = list::matching(tx.db, filter, after, PIECE, tx.now)?;
+    let mut changed = 0;
+    for seq in &seqs {
+        let Some(place) = tx.place(*seq)? else { continue };
+        let applied = match order {
+            Order::Retry => retry(tx, place)?,
+            Order::Cancel => cancel_at(tx, &place)?,
+            Order::Remove => remove(tx, &place)?,
+        };
+        changed += u64::from(applied);
+    }
+    let next = if seqs.len() == PIECE { seqs.last().copied() } else { None };
+    Ok((changed, next))
+}
+
+/// From the start again; a scheduled one is due now.
+fn retry(tx: &mut Tx<'_>, mut place: Place) -> Result<bool, StoreError> {
+    if place.state == OPEN {
+        let Some(due) = place.due else { return Ok(false) };
+        if tx.run("DELETE FROM due WHERE at = ?1 AND seq = ?2", (due, place.seq))? == 0 {
+            return Ok(false);
+        }
+    } else {
+        if place.state == end_code(State::Done) {
+            return Ok(false);
+        }
+        (place.spent, place.crashes, place.suspect) = (0, 0, false);
+        tx.run("DELETE FROM output WHERE seq = ?1", [place.seq])?;
+    }
+    tx.run(
+        "UPDATE job SET state = 2, changed = ?2, spent = ?3, crashes = ?4, suspect = ?5, cancel = 0, reason = NULL, \
+         due = NULL, expires_at = CASE WHEN expires_at < ?2 THEN NULL ELSE expires_at END WHERE seq = ?1",
+        (place.seq, tx.now, place.spent, place.crashes, place.suspect),
+    )?;
+    tx.put_ready(&place)?;
+    Ok(true)
+}
+
+/// Asks for a job to be cancelled; `false` when it had ended or is not known.
+pub(crate) fn cancel(tx: &mut Tx<'_>, id: &str) -> Result<bool, StoreError> {
+    let seq = tx.number("SELECT seq FROM job WHERE id = ?1", [id])?;
+    match seq.map(|seq| tx.place(seq)).transpose()?.flatten() {
+        Some(place) => cancel_at(tx, &place),
+        None => Ok(false),
+    }
+}
+
+/// A waiting job ends at once; a leased one is marked, and its holder learns it when it renews.
+fn cancel_at(tx: &mut Tx<'_>, place: &Place) -> Result<bool, StoreError> {
+    if place.state != OPEN {
+        return Ok(false);
+    }
+    if tx.take_waiting(place)? {
+        tx.end(place, State::Cancelled, Some("cancelled before it ran"))?;
+    } else {
+        tx.run("UPDATE job SET cancel = 1 WHERE seq = ?1", [place.seq])?;
+        tx.run("INSERT OR IGNORE INTO cancel VALUES (?1)", [place.seq])?;
+    }
+    Ok(true)
+}
+
+/// Forgets a job that is not running.
+fn remove(tx: &mut Tx<'_>, place: &Place) -> Result<bool, StoreError> {
+    if place.state == OPEN && !tx.take_waiting(place)? {
+        return Ok(false);
+    }
+    tx.erase(place.seq)?;
+    Ok(true)
+}
+
+/// Stores a failure record as a dead job, whatever it was: it is never leased.
+pub(crate) fn keep_record(tx: &mut Tx<'_>, job: &Job, record: &FailureRecord) -> Result<(), StoreError> {
+    let seq = tx.next_seq()?;
+    let lane = tx.lane(job.queue(), &job.kind)?;
+    if !row::insert(&mut tx.db.prepare_cached(INSERT)?, seq, lane, tx.now, job)? {
+        return Ok(());
+    }
+    if let Some(values) = row::rare_values(seq, job) {
+        tx.run(INSERT_RARE, values)?;
+    }
+    let attempts = serde_json::to_string(&record.attempts).unwrap_or_default();
+    tx.run(
+        "UPDATE job SET state = 4, changed = ?2, reason = ?3, attempts = ?4 WHERE seq = ?1",
+        (seq, record.at.as_millis(), &record.reason, attempts),
+    )
+    .map(drop)
+}
