@@ -11,11 +11,13 @@ use ganger_core::{
 use ganger_worker_forward::{Forward, ForwardConfig};
 use serde_json::json;
 
+type Fault = fn() -> Result<Refused, ProviderError>;
+
 /// Keeps what it is given; answers a known id as existing.
 #[derive(Default)]
 struct Kept {
     jobs: Mutex<Vec<Job>>,
-    fault: Mutex<Option<fn() -> Result<Refused, ProviderError>>>,
+    fault: Mutex<Option<Fault>>,
 }
 
 impl Sink for Kept {
@@ -145,7 +147,6 @@ async fn what_cannot_help_is_dead_and_what_may_pass_is_tried_again() {
     let job = json!({"job": {"type": "t"}});
     let error = run(&places, Some("asleep"), &context(job.clone())).await.unwrap_err();
     assert_eq!(error.advice(), Advice::Retry, "{error}");
-    type Fault = fn() -> Result<Refused, ProviderError>;
     let faults: [(Fault, Advice); 4] = [
         (|| Err(ProviderError::transient("gone")), Advice::Retry),
         (|| Err(ProviderError::fatal("no permission")), Advice::Dead),

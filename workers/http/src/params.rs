@@ -45,10 +45,9 @@ pub struct HttpParams {
 pub(crate) const PARAMS: [&str; 7] = ["url", "method", "url_params", "headers", "body", "expect", "timeout"];
 
 fn param(key: &str) -> Option<usize> {
-    let same = |name: &&str| name.eq_ignore_ascii_case(key);
     let spelled = if key.eq_ignore_ascii_case("urlparams") { "url_params" } else { key };
     let exact = PARAMS.iter().position(|name| *name == spelled);
-    exact.or_else(|| PARAMS.iter().position(|name| same(&name)))
+    exact.or_else(|| PARAMS.iter().position(|name| name.eq_ignore_ascii_case(key)))
 }
 
 impl<'de> Deserialize<'de> for HttpParams {

@@ -27,13 +27,16 @@ const LOOKUPS_MAX: usize = 16;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
+/// When a name was resolved, and to what.
+type Known = (Instant, Arc<[SocketAddr]>);
+
 /// The system's resolver with a short memory, behind a guard.
 #[derive(Clone)]
 pub(crate) struct Resolver(Arc<Inner>);
 
 struct Inner {
     guard: Option<Guard>,
-    known: Mutex<HashMap<Name, (Instant, Arc<[SocketAddr]>)>>,
+    known: Mutex<HashMap<Name, Known>>,
     lookups: Semaphore,
 }
 
