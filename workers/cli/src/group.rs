@@ -1,0 +1,114 @@
+//! The process group of a slot's command, as the two sides see it that may signal and reap it.
+
+use std::{
+    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+
+/// Guards a group against a signal that comes when its number belongs to somebody else: signals are sent, and
+/// the number is given up, under one lock.
+#[derive(Debug, Default)]
+pub(crate) struct Group {
+    state: Mutex<State>,
+    asked: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    phase: Phase,
+    asked: Option<Ask>,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Phase {
+    #[default]
+    Idle,
+    Starting,
+    Running(Pid),
+}
+
+/// What a command was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Ask {
+    /// To stop, politely.
+    Stop,
+    /// Nothing: it is killed.
+    Kill,
+}
+
+impl Group {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A command is going to be started.
+    pub(crate) fn begin(&self) {
+        *self.lock() = State { phase: Phase::Starting, asked: None };
+    }
+
+    /// It was started, and leads a group of its number. What was asked meanwhile happens now.
+    pub(crate) fn started(&self, leader: Pid) {
+        let mut state = self.lock();
+        state.phase = Phase::Running(leader);
+        if let Some(ask) = state.asked {
+            send(leader, ask);
+        }
+    }
+
+    /// Asks it to stop, or kills it and all its group. False if it was over already.
+    pub(crate) fn ask(&self, ask: Ask) -> bool {
+        let mut state = self.lock();
+        match state.phase {
+            Phase::Idle => return false,
+            Phase::Starting => {}
+            Phase::Running(leader) => send(leader, ask),
+        }
+        state.asked = state.asked.max(Some(ask));
+        self.asked.notify_all();
+        true
+    }
+
+    /// What it was asked so far.
+    pub(crate) fn asked(&self) -> Option<Ask> {
+        self.lock().asked
+    }
+
+    /// Waits until something is asked, at most so long; what was asked.
+    pub(crate) fn wait_asked(&self, time: Duration) -> Option<Ask> {
+        let unasked = |state: &mut State| state.asked.is_none();
+        let waited = self.asked.wait_timeout_while(self.lock(), time, unasked);
+        waited.unwrap_or_else(PoisonError::into_inner).0.asked
+    }
+
+    /// Kills what is left of the group and gives its number up; the leader has ended and can be reaped. What it
+    /// was asked before that.
+    pub(crate) fn end(&self) -> Option<Ask> {
+        let mut state = self.lock();
+        if let Phase::Running(leader) = state.phase {
+            send(leader, Ask::Kill);
+        }
+        state.phase = Phase::Idle;
+        state.asked
+    }
+}
+
+fn send(leader: Pid, ask: Ask) {
+    // What is gone cannot be signalled, and need not be.
+    match ask {
+        Ask::Kill => signal(leader, Signal::KILL),
+        Ask::Stop => {
+            signal(leader, Signal::TERM);
+            // A stopped process hears of TERM only when it goes on.
+            signal(leader, Signal::CONT);
+        }
+    }
+}
+
+fn signal(leader: Pid, signal: Signal) {
+    if kill_process_group(leader, signal).is_err() {
+        // The leader may have left its group, which is empty then.
+        let _ = kill_process(leader, signal);
+    }
+}

@@ -1,0 +1,290 @@
+//! The thread of a slot: starts a command, reads what it prints, waits for its end.
+//!
+//! A thread, and not a task: posix_spawn holds its thread until exec has happened, and a wait in poll(2) costs
+//! less than to register each pipe with a reactor (see `docs/decisions`).
+
+use std::{
+    borrow::Cow,
+    io,
+    os::fd::{AsFd, OwnedFd},
+    sync::{Arc, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use ganger_core::{JobContext, JobError};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::{Errno, read},
+    pipe::{PipeFlags, pipe_with},
+    process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid},
+};
+use tokio::sync::oneshot;
+
+use crate::{
+    command::{Command, Common, may_pass},
+    group::{Ask, Group},
+    marked::kill_marked,
+    params::Params,
+    sys::{Reaped, reap},
+    verdict::{self, Killer},
+    watch::Seat,
+};
+
+/// How long the output of a command that has ended is still read, where something holds its end open: what it
+/// left behind in its group may be printing its last lines.
+const LINGER: Duration = Duration::from_millis(250);
+
+/// How often is looked for what no file tells: that a group was killed, or (where the system had no handle left)
+/// that a command has ended.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// How long a command waits for the system to have a process or a file for it again.
+const SHORTAGE_MAX: Duration = Duration::from_secs(30);
+
+/// How much is read at once.
+const READ_MAX: usize = 64 << 10;
+
+/// A run that a slot is to make.
+pub(crate) struct Order {
+    pub(crate) params: Params,
+    pub(crate) job: JobContext,
+    pub(crate) reply: oneshot::Sender<Ended>,
+}
+
+/// How a run ended.
+pub(crate) struct Ended {
+    /// What became of the command, had nobody asked it to stop.
+    pub(crate) result: Result<(), JobError>,
+    /// What it was asked before it ended.
+    pub(crate) asked: Option<Ask>,
+    /// How it ended, in words; `None` where it never started, or nobody knows.
+    pub(crate) how: Option<Cow<'static, str>>,
+}
+
+/// The near side of a slot's thread. Dropped, the thread ends with the run under way.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    orders: mpsc::Sender<Order>,
+    pub(crate) group: Arc<Group>,
+}
+
+impl Slot {
+    /// Starts the thread.
+    pub(crate) fn start(
+        name: &str,
+        common: Arc<Common>,
+        killer: Arc<Killer>,
+        seat: Seat,
+    ) -> io::Result<Slot> {
+        let (orders, incoming) = mpsc::channel::<Order>();
+        let group = Arc::new(Group::default());
+        let mut far =
+            Far { common, killer, seat, group: Arc::clone(&group), buffer: vec![0; READ_MAX].into() };
+        thread::Builder::new().name(format!("ganger-{name}")).stack_size(256 << 10).spawn(move || {
+            while let Ok(Order { params, job, reply }) = incoming.recv() {
+                let ended = far.run(&params, &job);
+                // Before the reply, so that a job's params and context do not outlive its run.
+                drop((params, job));
+                // Nobody waits for a run that was dropped.
+                let _ = reply.send(ended);
+            }
+        })?;
+        Ok(Slot { orders, group })
+    }
+
+    /// Hands a run over. False if the thread is gone.
+    pub(crate) fn order(&self, order: Order) -> bool {
+        self.group.begin();
+        self.orders.send(order).is_ok()
+    }
+}
+
+/// The thread's own side.
+struct Far {
+    common: Arc<Common>,
+    killer: Arc<Killer>,
+    seat: Seat,
+    group: Arc<Group>,
+    buffer: Box<[u8]>,
+}
+
+impl Far {
+    fn run(&mut self, params: &Params, job: &JobContext) -> Ended {
+        let common = Arc::clone(&self.common);
+        let started = Command::new(&common, params, job).and_then(|command| self.start(&command));
+        let (leader, output) = match started {
+            Ok(started) => started,
+            Err(error) => return Ended { result: Err(error), asked: self.group.end(), how: None },
+        };
+        self.attend(leader, output, job);
+        self.seat.set(None);
+        let asked = self.group.end();
+        let reaped = reap(leader);
+        if asked.is_some() {
+            self.kill_strays(job);
+        }
+        let (result, how) = match reaped {
+            Ok(reaped) => self.judge(&reaped, job),
+            Err(error) => (Err(JobError::lost(format!("nobody knows how the command ended: {error}"))), None),
+        };
+        Ended { result, asked, how }
+    }
+
+    fn judge(&self, reaped: &Reaped, job: &JobContext) -> (Result<(), JobError>, Option<Cow<'static, str>>) {
+        tracing::trace!(
+            job = %job.id(),
+            cpu_ms = reaped.cpu.as_millis() as u64,
+            max_rss_kib = reaped.max_rss_kib,
+            "the command ended"
+        );
+        match reaped.status.success() {
+            true => (Ok(()), Some("exit status 0".into())),
+            false => (verdict::of(reaped, &self.killer), Some(verdict::describe(reaped.status).into())),
+        }
+    }
+
+    /// Starts a command; waits where the system is short of processes, files or memory.
+    fn start(&self, command: &Command<'_>) -> Result<(Pid, OwnedFd), JobError> {
+        let since = Instant::now();
+        let mut pause = Duration::from_millis(10);
+        loop {
+            let error = match self.try_start(command) {
+                Ok(started) => return Ok(started),
+                Err(error) => error,
+            };
+            if let Some(fate) = command.explain(&error).filter(|_| !may_pass(&error)) {
+                return Err(fate);
+            }
+            if since.elapsed() > SHORTAGE_MAX {
+                return Err(JobError::lost(format!(
+                    "no command could be started for {} s: {error}",
+                    SHORTAGE_MAX.as_secs()
+                )));
+            }
+            if self.group.wait_asked(pause).is_some() {
+                return Err(JobError::retry("it was stopped before it could be started"));
+            }
+            pause = (pause * 2).min(Duration::from_secs(1));
+        }
+    }
+
+    fn try_start(&self, command: &Command<'_>) -> io::Result<(Pid, OwnedFd)> {
+        if self.group.asked().is_some() {
+            return Err(Errno::AGAIN.into());
+        }
+        // One pipe for both streams: the kernel keeps the order in which things were printed.
+        let (output, theirs) = pipe_with(PipeFlags::CLOEXEC)?;
+        rustix::io::ioctl_fionbio(&output, true)?;
+        let leader = command.start(theirs.as_fd())?;
+        self.seat.set(Some(leader));
+        self.group.started(leader);
+        Ok((leader, output))
+    }
+
+    /// Reads the output of a command until both it and its output have ended, or only it has and time is up.
+    fn attend(&mut self, leader: Pid, output: OwnedFd, job: &JobContext) {
+        let handle = pidfd_open(leader, PidfdFlags::empty()).ok();
+        let mut reading = true;
+        while !self.look(leader, handle.as_ref(), &output, &mut reading, job) {}
+        if reading {
+            self.read_the_rest(&output, job);
+        }
+    }
+
+    /// Waits until something happens, and reads. True when the command has ended.
+    fn look(
+        &mut self,
+        leader: Pid,
+        handle: Option<&OwnedFd>,
+        output: &OwnedFd,
+        reading: &mut bool,
+        job: &JobContext,
+    ) -> bool {
+        let wait = if handle.is_some() { None } else { Some(timespec(LOOK)) };
+        let mut fds = [PollFd::new(output, PollFlags::IN), PollFd::new(output, PollFlags::IN)];
+        let mut n = 0;
+        if let Some(handle) = handle {
+            fds[n] = PollFd::new(handle, PollFlags::IN);
+            n += 1;
+        }
+        if *reading {
+            fds[n] = PollFd::new(output, PollFlags::IN);
+            n += 1;
+        }
+        if poll(&mut fds[..n], wait.as_ref()).is_err() {
+            return false;
+        }
+        let printed = *reading && !fds[n - 1].revents().is_empty();
+        let ended = match handle {
+            Some(_) => !fds[0].revents().is_empty(),
+            None => has_ended(leader),
+        };
+        if printed {
+            *reading = !matches!(self.read_some(output, job), Read::End);
+        }
+        ended
+    }
+
+    /// What is there is read; what may still come is given a short time. One who was asked to stop has the time
+    /// that its grace leaves for the rest of its group.
+    fn read_the_rest(&mut self, output: &OwnedFd, job: &JobContext) {
+        let end = Instant::now() + LINGER;
+        loop {
+            let wait = match self.group.asked() {
+                Some(Ask::Kill) => Duration::ZERO,
+                Some(Ask::Stop) => LOOK,
+                None => LOOK.min(end.saturating_duration_since(Instant::now())),
+            };
+            let mut fds = [PollFd::new(output, PollFlags::IN)];
+            match poll(&mut fds, Some(&timespec(wait))) {
+                Ok(0) if wait.is_zero() => return,
+                Ok(ready) if ready > 0 && matches!(self.read_some(output, job), Read::End) => return,
+                _ => {}
+            }
+            let over = Instant::now() >= end;
+            match self.group.asked() {
+                None if over => return,
+                // Killed, and yet something prints on: it is in no group of ours.
+                Some(Ask::Kill) if over => return,
+                _ => {}
+            }
+        }
+    }
+
+    fn read_some(&mut self, output: &OwnedFd, job: &JobContext) -> Read {
+        match read(output, &mut *self.buffer) {
+            Ok(0) => Read::End,
+            Ok(n) => {
+                job.write(&self.buffer[..n]);
+                Read::More
+            }
+            Err(Errno::AGAIN | Errno::INTR) => Read::More,
+            Err(_) => Read::End,
+        }
+    }
+
+    /// Kills what a stopped command had sent into a session of its own.
+    fn kill_strays(&self, job: &JobContext) {
+        let id = format!("GANGER_JOB_ID={}", job.id());
+        kill_marked(&[self.seat.mark(), id.as_bytes()]);
+    }
+}
+
+enum Read {
+    More,
+    End,
+}
+
+fn has_ended(pid: Pid) -> bool {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    // Interrupted is not ended; any other error means that it is no child any more.
+    match waitid(WaitId::Pid(pid), options) {
+        Ok(status) => status.is_some(),
+        Err(error) => error != Errno::INTR,
+    }
+}
+
+fn timespec(time: Duration) -> Timespec {
+    Timespec { tv_sec: time.as_secs() as i64, tv_nsec: i64::from(time.subsec_nanos()) }
+}

@@ -1,0 +1,333 @@
+//! The calls for which neither the standard library nor rustix has a safe form: a spawn into a new group, wait4,
+//! memory shared with a fork, and the fork itself. All unsafe code of this crate is here.
+#![allow(unsafe_code)]
+
+use std::{
+    ffi::{CStr, c_int},
+    io,
+    mem::MaybeUninit,
+    os::{
+        fd::{AsRawFd, BorrowedFd},
+        unix::process::ExitStatusExt,
+    },
+    process::ExitStatus,
+    ptr::NonNull,
+    sync::atomic::{AtomicI32, AtomicU64},
+    time::Duration,
+};
+
+use rustix::process::Pid;
+
+use crate::strings::Strings;
+
+/// A command, ready to start.
+pub(crate) struct Spawn<'a> {
+    pub(crate) program: &'a CStr,
+    pub(crate) argv: &'a Strings,
+    pub(crate) env: &'a Strings,
+    pub(crate) cwd: Option<&'a CStr>,
+    pub(crate) stdin: BorrowedFd<'a>,
+    /// Becomes standard output and standard error.
+    pub(crate) output: BorrowedFd<'a>,
+}
+
+/// Starts a command as the leader of a new process group, with no signal blocked or ignored. It inherits no other
+/// file: all that Rust opens is close-on-exec.
+///
+/// posix_spawn(3) with CLONE_VFORK is about twice as quick as fork and exec, and its errors are the child's own
+/// (from chdir or exec), reported here.
+pub(crate) fn spawn(command: &Spawn<'_>) -> io::Result<Pid> {
+    let argv = command.argv.pointers();
+    let env = command.env.pointers();
+    let attributes = Attributes::new()?;
+    let mut actions = Actions::new()?;
+    actions.dup(command.stdin, 0)?;
+    actions.dup(command.output, 1)?;
+    actions.dup(command.output, 2)?;
+    if let Some(cwd) = command.cwd {
+        actions.chdir(cwd)?;
+    }
+    let mut pid = 0;
+    // SAFETY: attributes and actions are initialised; `argv` and `env` end in a null, and their strings in a NUL;
+    // all live until the call returns, by when the child has its own copy.
+    let failed = unsafe {
+        libc::posix_spawn(
+            &mut pid,
+            command.program.as_ptr(),
+            &actions.0,
+            &attributes.0,
+            argv.as_ptr(),
+            env.as_ptr(),
+        )
+    };
+    check(failed)?;
+    Pid::from_raw(pid).ok_or_else(|| io::Error::other("the system gave the child no number"))
+}
+
+fn check(error: c_int) -> io::Result<()> {
+    if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }
+}
+
+struct Attributes(libc::posix_spawnattr_t);
+
+impl Attributes {
+    fn new() -> io::Result<Self> {
+        let mut attributes = MaybeUninit::uninit();
+        // SAFETY: `init` fills it, and fails otherwise; the sets are filled before they are read.
+        unsafe {
+            check(libc::posix_spawnattr_init(attributes.as_mut_ptr()))?;
+            let mut attributes = Attributes(attributes.assume_init());
+            let mut signals = MaybeUninit::uninit();
+            libc::sigemptyset(signals.as_mut_ptr());
+            check(libc::posix_spawnattr_setsigmask(&mut attributes.0, signals.as_ptr()))?;
+            // Rust ignores SIGPIPE, and an ignored signal stays ignored through exec.
+            libc::sigaddset(signals.as_mut_ptr(), libc::SIGPIPE);
+            check(libc::posix_spawnattr_setsigdefault(&mut attributes.0, signals.as_ptr()))?;
+            check(libc::posix_spawnattr_setpgroup(&mut attributes.0, 0))?;
+            let flags =
+                libc::POSIX_SPAWN_SETPGROUP | libc::POSIX_SPAWN_SETSIGMASK | libc::POSIX_SPAWN_SETSIGDEF;
+            check(libc::posix_spawnattr_setflags(&mut attributes.0, flags as _))?;
+            Ok(attributes)
+        }
+    }
+}
+
+impl Drop for Attributes {
+    fn drop(&mut self) {
+        // SAFETY: initialised by `new`.
+        unsafe { libc::posix_spawnattr_destroy(&mut self.0) };
+    }
+}
+
+struct Actions(libc::posix_spawn_file_actions_t);
+
+impl Actions {
+    fn new() -> io::Result<Self> {
+        let mut actions = MaybeUninit::uninit();
+        // SAFETY: `init` fills it, and fails otherwise.
+        unsafe {
+            check(libc::posix_spawn_file_actions_init(actions.as_mut_ptr()))?;
+            Ok(Actions(actions.assume_init()))
+        }
+    }
+
+    fn dup(&mut self, from: BorrowedFd<'_>, to: c_int) -> io::Result<()> {
+        // SAFETY: initialised by `new`.
+        check(unsafe { libc::posix_spawn_file_actions_adddup2(&mut self.0, from.as_raw_fd(), to) })
+    }
+
+    fn chdir(&mut self, path: &CStr) -> io::Result<()> {
+        // SAFETY: initialised by `new`; the path is copied.
+        check(unsafe { libc::posix_spawn_file_actions_addchdir_np(&mut self.0, path.as_ptr()) })
+    }
+}
+
+impl Drop for Actions {
+    fn drop(&mut self) {
+        // SAFETY: initialised by `new`.
+        unsafe { libc::posix_spawn_file_actions_destroy(&mut self.0) };
+    }
+}
+
+/// How a child ended, and what it had used.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reaped {
+    pub(crate) status: ExitStatus,
+    /// User and system time, with that of the children it waited for.
+    pub(crate) cpu: Duration,
+    /// The most memory it, or one of the children it waited for, had at once, in KiB.
+    pub(crate) max_rss_kib: u64,
+}
+
+/// Waits for a child and lets the system forget it.
+pub(crate) fn reap(pid: Pid) -> io::Result<Reaped> {
+    let mut status = 0;
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    loop {
+        // SAFETY: both are valid for writes.
+        let reaped = unsafe { libc::wait4(pid.as_raw_nonzero().get(), &mut status, 0, usage.as_mut_ptr()) };
+        if reaped > 0 {
+            break;
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+    // SAFETY: wait4 filled it; all zero it was valid before.
+    let usage = unsafe { usage.assume_init() };
+    let time = |time: libc::timeval| {
+        Duration::from_secs(time.tv_sec.unsigned_abs()) + Duration::from_micros(time.tv_usec.unsigned_abs())
+    };
+    Ok(Reaped {
+        status: ExitStatus::from_raw(status),
+        cpu: time(usage.ru_utime) + time(usage.ru_stime),
+        max_rss_kib: usage.ru_maxrss.unsigned_abs(),
+    })
+}
+
+/// Where the host program ignores SIGCHLD, the system forgets children before anyone can ask how they ended.
+/// Takes that back, and says whether it had to.
+pub(crate) fn listen_to_children() -> bool {
+    // SAFETY: the action is read before it is looked at; SIG_DFL is a valid handler.
+    unsafe {
+        let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+        if libc::sigaction(libc::SIGCHLD, std::ptr::null(), action.as_mut_ptr()) != 0 {
+            return false;
+        }
+        let action = action.assume_init();
+        let ignored = action.sa_sigaction == libc::SIG_IGN || action.sa_flags & libc::SA_NOCLDWAIT != 0;
+        if ignored {
+            libc::signal(libc::SIGCHLD, libc::SIG_DFL);
+        }
+        ignored
+    }
+}
+
+/// How many groups the board has room for: far more than slots that a machine could feed.
+pub(crate) const SEATS: usize = 4096;
+
+/// What ganger and its watcher both see.
+#[derive(Debug)]
+pub(crate) struct Notes {
+    /// When ganger last gave a sign of life: milliseconds of the monotonic clock.
+    pub(crate) beat: AtomicU64,
+    /// How old `beat` may become, in milliseconds.
+    pub(crate) patience: AtomicU64,
+    /// The groups that run, 0 where none does.
+    pub(crate) groups: [AtomicI32; SEATS],
+}
+
+/// Memory that stays shared with a fork: to tell the watcher of a group costs one store.
+#[derive(Debug)]
+pub(crate) struct Board(NonNull<Notes>);
+
+// SAFETY: `Notes` is all atomics, and the mapping lives as long as the board.
+unsafe impl Send for Board {}
+// SAFETY: as above.
+unsafe impl Sync for Board {}
+
+impl Board {
+    pub(crate) fn new() -> io::Result<Self> {
+        // SAFETY: a new anonymous mapping, page-aligned and zeroed, and zero is a valid `Notes`.
+        let mapped = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                size_of::<Notes>(),
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        };
+        match NonNull::new(mapped) {
+            Some(notes) if mapped != libc::MAP_FAILED => Ok(Board(notes.cast())),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    pub(crate) fn notes(&self) -> &Notes {
+        // SAFETY: mapped until `self` is dropped, and only ever read and written as atomics.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl Drop for Board {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `new`, and no borrow of it outlives `self`.
+        unsafe { libc::munmap(self.0.as_ptr().cast(), size_of::<Notes>()) };
+    }
+}
+
+/// The monotonic clock in milliseconds, the same in every process.
+pub(crate) fn monotonic_millis() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: valid for writes; the clock exists everywhere.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
+    time.tv_sec.unsigned_abs() * 1000 + time.tv_nsec.unsigned_abs() / 1_000_000
+}
+
+/// Where this process was given [`crate::environment::RUN`] by another ganger: the watcher blots it out in its
+/// own copy, so that the other's watcher does not take it for a command.
+fn inherited_mark() -> Option<NonNull<libc::c_char>> {
+    // SAFETY: a read of the environment before the fork, as `std::env::var` makes it.
+    NonNull::new(unsafe { libc::getenv(c"GANGER_RUN".as_ptr()) })
+}
+
+/// Forks a process that belongs to nobody, keeps only `keep` open, has its own session, blocks every signal that
+/// can be blocked, and runs `body`.
+///
+/// It is a grandchild, so that the caller neither sees it in a wait for its children nor owes it one.
+///
+/// `body` runs in the copy of a process of many threads, of which only this one is there: it must neither
+/// allocate nor take locks nor panic. What rustix calls on Linux are bare system calls; atomics are free to use.
+pub(crate) fn fork_watcher(keep: BorrowedFd<'_>, body: impl FnOnce()) -> io::Result<()> {
+    let keep = keep.as_raw_fd();
+    let mark = inherited_mark();
+    // SAFETY: the child makes only async-signal-safe calls until it exits (see above), and never returns.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            // SAFETY: as above; `mark` is this process's own copy, and the length is not changed.
+            unsafe {
+                libc::setsid();
+                match libc::fork() {
+                    0 => {}
+                    -1 => libc::_exit(1),
+                    _ => libc::_exit(0),
+                }
+                let mut signals = MaybeUninit::uninit();
+                libc::sigfillset(signals.as_mut_ptr());
+                libc::sigprocmask(libc::SIG_SETMASK, signals.as_ptr(), std::ptr::null_mut());
+                libc::prctl(libc::PR_SET_NAME, c"ganger-watch".as_ptr());
+                libc::chdir(c"/".as_ptr());
+                close_all_but(keep);
+                if let Some(mark) = mark {
+                    blot(mark.as_ptr());
+                }
+            }
+            body();
+            // SAFETY: ends the process without a destructor of the parent's.
+            unsafe { libc::_exit(0) }
+        }
+        child => match Pid::from_raw(child).map(reap) {
+            Some(Ok(reaped)) if !reaped.status.success() => {
+                Err(io::Error::other("the system refused the second fork"))
+            }
+            // Not being told how it ended is as good: the host program waits for all its children.
+            _ => Ok(()),
+        },
+    }
+}
+
+/// # Safety
+/// `text` ends in a NUL and is this process's own.
+unsafe fn blot(mut text: *mut libc::c_char) {
+    // SAFETY: stays before the NUL.
+    unsafe {
+        while *text != 0 {
+            *text = b'-' as libc::c_char;
+            text = text.add(1);
+        }
+    }
+}
+
+/// # Safety
+/// Nothing that runs afterwards uses another file.
+unsafe fn close_all_but(keep: c_int) {
+    let close = |from: c_int, to: c_int| {
+        // SAFETY: closes numbers; what held them is never used again.
+        let done = unsafe { libc::syscall(libc::SYS_close_range, from, to, 0) };
+        if done != 0 {
+            // Before Linux 5.9: as many as a process is commonly allowed.
+            // SAFETY: as above.
+            (from..=to.min(65_535)).for_each(|number| unsafe {
+                libc::close(number);
+            });
+        }
+    };
+    if keep > 0 {
+        close(0, keep - 1);
+    }
+    close(keep + 1, c_int::MAX);
+}
