@@ -101,9 +101,13 @@ impl Router {
                 continue;
             }
             let mut jobs = std::mem::take(&mut self.by_pool[at]);
-            if !self.capabilities.filter {
-                let room = asked.iter().find(|(pool, _)| *pool == at).map_or(0, |(_, room)| *room);
-                for Queued { run, .. } in jobs.drain(jobs.len().min(room as usize)..) {
+            let room = asked.iter().find(|(pool, _)| *pool == at).map_or(0, |(_, room)| *room as usize);
+            if jobs.len() > room {
+                let mut beyond = jobs.split_off(room);
+                // A store that filters knows what it gives, unless it gives bytes.
+                let filtered = |job: &Queued| self.capabilities.filter && job.run.record().first.is_none();
+                jobs.extend(beyond.extract_if(.., |job| filtered(job)));
+                for Queued { run, .. } in beyond {
                     self.settle.push(park(run.lease(), run.job(), run.record(), None));
                 }
             }
@@ -136,7 +140,7 @@ impl Router {
             self.settle.push(park(lease, &job, &record, Some(until)));
             return Sorted::Settled;
         }
-        let Some(pool) = pool else { return Sorted::NoWorker { job, record } };
+        let Some(pool) = pool else { return Sorted::NoWorker { job: job.into(), record } };
         let start = JobStart {
             job,
             lease,
@@ -237,7 +241,7 @@ impl Router {
     }
 
     /// Jobs of types that no worker here does.
-    async fn settle_nobodys(&mut self, jobs: Vec<(LeaseRef, Job, Record)>, now: Timestamp) {
+    async fn settle_nobodys(&mut self, jobs: Vec<(LeaseRef, Box<Job>, Record)>, now: Timestamp) {
         let mut kinds: Vec<_> = jobs.iter().map(|(_, job, _)| job.kind.clone()).collect();
         kinds.sort_unstable();
         kinds.dedup();
@@ -269,7 +273,7 @@ impl Router {
 enum Sorted {
     Run { pool: usize, run: JobContext },
     Settled,
-    NoWorker { job: Job, record: Record },
+    NoWorker { job: Box<Job>, record: Record },
 }
 
 /// Reads an entry as a job whose id and times are fixed.
