@@ -1,1 +1,9 @@
-//! Health, stats and the admin API of a running ganger.
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+
+mod access;
+mod serve;
+mod stats;
+
+pub use serve::{Console, ConsoleError, Options};
+pub use stats::stats_json;

@@ -1,0 +1,62 @@
+//! `ganger dead`: the dead letters.
+
+use ganger_core::{JobId, Order, State};
+
+use super::{
+    Context,
+    failure::{Exit, Failure},
+    job::{List, One, order, show},
+    out::Out,
+    select::{FilterArgs, Selection},
+    store::{Access, Store},
+};
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// List dead letters, newest first
+    Ls(Ls),
+    /// Show all that is known of one
+    Show(One),
+    /// Run them again with their budgets restored
+    #[command(
+        after_help = "Examples:\n  ganger dead retry --all\n  ganger dead retry --type http --error 503 --yes"
+    )]
+    Retry(Selection),
+    /// Forget them
+    Purge(Selection),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Ls {
+    #[command(flatten)]
+    filter: FilterArgs,
+    /// At most so many
+    #[arg(short = 'n', long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..))]
+    limit: u64,
+    /// Those after this one in the list
+    #[arg(long, value_name = "ID")]
+    after: Option<JobId>,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+    /// The provider that holds them, by its name in the config
+    #[arg(long, value_name = "NAME")]
+    provider: Option<String>,
+}
+
+pub(crate) async fn run(cx: &Context, command: Command, out: &mut Out) -> Result<Exit, Failure> {
+    let dead = vec![State::Dead];
+    match command {
+        Command::Ls(args) => {
+            let filter = args.filter.filter(Some(dead));
+            let list = List { filter, limit: args.limit, after: args.after, json: args.json };
+            let store = Store::open(&cx.config()?, args.provider.as_deref(), Access::Existing).await?;
+            let shown = list.print(&store, out).await;
+            store.close().await;
+            shown
+        }
+        Command::Show(args) => show(cx, args, out, Some(State::Dead)).await,
+        Command::Retry(selection) => order(cx, &selection, Order::Retry, dead, out).await,
+        Command::Purge(selection) => order(cx, &selection, Order::Remove, dead, out).await,
+    }
+}

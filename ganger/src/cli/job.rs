@@ -1,0 +1,330 @@
+//! `ganger job`: stored jobs.
+
+use std::{sync::Arc, time::Duration};
+
+use ganger_core::{Admin, Ended, Filter, JobId, JobView, Order, Page, Period, State};
+use serde_json::json;
+
+use super::{
+    Context,
+    failure::{Exit, Failure},
+    out::Out,
+    select::{FilterArgs, Selection},
+    store::{Access, Store},
+    table::{counted, grouped},
+    view::{print_list, print_view, view_json},
+};
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// List stored jobs, newest first
+    #[command(
+        after_help = "Examples:\n  ganger job ls --state ready,running\n  ganger job ls --type cli --json | jq -r .id"
+    )]
+    Ls(Ls),
+    /// Show all that is known of a job
+    Show(One),
+    /// Print what a job's last run printed
+    Logs(One),
+    /// Wait until jobs have ended; exit 0 if all ended done
+    Wait(Wait),
+    /// Run ended jobs again with their budgets restored, or scheduled ones now
+    #[command(
+        after_help = "Examples:\n  ganger job retry 0199f0c2-…\n  ganger job retry --type http --error 'timed out'"
+    )]
+    Retry(Selection),
+    /// End jobs: waiting ones at once, running ones by stopping them
+    Cancel(Selection),
+    /// Forget jobs that are not running
+    Rm(Selection),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Ls {
+    /// In these states: scheduled, ready, running, done, dead, cancelled, expired
+    #[arg(long, value_name = "STATE", value_delimiter = ',')]
+    state: Vec<State>,
+    #[command(flatten)]
+    filter: FilterArgs,
+    /// At most so many
+    #[arg(short = 'n', long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..))]
+    limit: u64,
+    /// Those after this one in the list
+    #[arg(long, value_name = "ID")]
+    after: Option<JobId>,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+    /// The provider that holds them, by its name in the config
+    #[arg(long, value_name = "NAME")]
+    provider: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct One {
+    /// The job's id
+    id: JobId,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+    /// The provider that holds it, by its name in the config
+    #[arg(long, value_name = "NAME")]
+    provider: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Wait {
+    /// The jobs' ids
+    #[arg(required = true, value_name = "ID")]
+    ids: Vec<JobId>,
+    /// No longer than this, like `30s`; then exit 1
+    #[arg(long, value_name = "DURATION")]
+    timeout: Option<Period>,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+    /// The provider that holds them, by its name in the config
+    #[arg(long, value_name = "NAME")]
+    provider: Option<String>,
+}
+
+pub(crate) async fn run(cx: &Context, command: Command, out: &mut Out) -> Result<Exit, Failure> {
+    match command {
+        Command::Ls(args) => ls(cx, args, out).await,
+        Command::Show(args) => show(cx, args, out, None).await,
+        Command::Logs(args) => logs(cx, args, out).await,
+        Command::Wait(args) => wait(cx, args, out).await,
+        Command::Retry(selection) => {
+            let states = vec![State::Dead, State::Cancelled, State::Expired, State::Scheduled];
+            order(cx, &selection, Order::Retry, states, out).await
+        }
+        Command::Cancel(selection) => {
+            let states = vec![State::Scheduled, State::Ready, State::Running];
+            order(cx, &selection, Order::Cancel, states, out).await
+        }
+        Command::Rm(selection) => {
+            let states = State::ALL.into_iter().filter(|state| *state != State::Running).collect();
+            order(cx, &selection, Order::Remove, states, out).await
+        }
+    }
+}
+
+async fn ls(cx: &Context, args: Ls, out: &mut Out) -> Result<Exit, Failure> {
+    let states = (!args.state.is_empty()).then_some(args.state);
+    let list =
+        List { filter: args.filter.filter(states), limit: args.limit, after: args.after, json: args.json };
+    let store = Store::open(&cx.config()?, args.provider.as_deref(), Access::Existing).await?;
+    let shown = list.print(&store, out).await;
+    store.close().await;
+    shown
+}
+
+/// A list to be printed page by page.
+pub(super) struct List {
+    pub(super) filter: Filter,
+    pub(super) limit: u64,
+    pub(super) after: Option<JobId>,
+    pub(super) json: bool,
+}
+
+/// How many jobs are asked for at once.
+const PAGE: u64 = 500;
+
+impl List {
+    pub(super) async fn print(self, store: &Store, out: &mut Out) -> Result<Exit, Failure> {
+        let admin = store.admin()?;
+        let (mut left, mut after, mut shown) = (self.limit, self.after.clone(), 0u64);
+        while left > 0 {
+            let page = Page { limit: left.min(PAGE) as usize, after: after.clone() };
+            let views = store.ask(admin.list(&self.filter, &page)).await?;
+            let Some(last) = views.last() else { break };
+            after = Some(last.id.clone());
+            left -= (views.len() as u64).min(left);
+            shown += views.len() as u64;
+            match self.json {
+                true => views.iter().try_for_each(|view| out.json(&view_json(view)))?,
+                false => print_list(out, &views)?,
+            }
+            if (views.len() as u64) < page.limit as u64 {
+                break;
+            }
+        }
+        if !self.json {
+            self.tell_rest(store, &*admin, shown, out).await?;
+        }
+        Ok(Exit::Ok)
+    }
+
+    /// What a list does not show.
+    async fn tell_rest(
+        &self,
+        store: &Store,
+        admin: &dyn Admin,
+        shown: u64,
+        out: &mut Out,
+    ) -> Result<(), Failure> {
+        if shown == 0 {
+            return out.line("no jobs");
+        }
+        if shown < self.limit {
+            return Ok(());
+        }
+        let all = store.ask(admin.count(&self.filter)).await?;
+        if all > shown {
+            out.line(format!("{} of {}; `-n` shows more", grouped(shown), counted(all, "job")))?;
+        }
+        Ok(())
+    }
+}
+
+/// The job, or exit 1 if it is not known (any more).
+async fn find(store: &Store, admin: &Arc<dyn Admin>, id: &JobId) -> Result<JobView, Failure> {
+    store.ask(admin.show(id)).await?.ok_or_else(|| unknown(id, &store.name))
+}
+
+fn unknown(id: &JobId, provider: &str) -> Failure {
+    Failure::new(Exit::No, format!("provider `{provider}` knows no job {id}"))
+        .help("it may be past its keeping time: done jobs are kept for a while only")
+}
+
+pub(super) async fn show(
+    cx: &Context,
+    args: One,
+    out: &mut Out,
+    wanted: Option<State>,
+) -> Result<Exit, Failure> {
+    let store = Store::open(&cx.config()?, args.provider.as_deref(), Access::Existing).await?;
+    let admin = store.admin()?;
+    let view = find(&store, &admin, &args.id).await?;
+    if let Some(state) = wanted.filter(|state| *state != view.state) {
+        return Err(Failure::new(Exit::No, format!("job {} is {}, not {state}", view.id, view.state)));
+    }
+    match args.json {
+        true => out.json_pretty(&view_json(&view))?,
+        false => print_view(out, &view)?,
+    }
+    store.close().await;
+    Ok(Exit::Ok)
+}
+
+async fn logs(cx: &Context, args: One, out: &mut Out) -> Result<Exit, Failure> {
+    let store = Store::open(&cx.config()?, args.provider.as_deref(), Access::Existing).await?;
+    let admin = store.admin()?;
+    let view = find(&store, &admin, &args.id).await?;
+    store.close().await;
+    let (text, whole) = match &view.output {
+        Some(output) => (output.text(), output.cut == 0),
+        None => (view.attempts.last().map(|attempt| attempt.output.clone()).unwrap_or_default(), false),
+    };
+    if args.json {
+        out.json(&json!({ "id": view.id, "output": text, "whole": whole }))?;
+        return Ok(Exit::Ok);
+    }
+    if text.is_empty() {
+        return Err(Failure::new(Exit::No, format!("no output of job {} is kept", view.id)).help(
+            "the output of a job is kept if it is enqueued with `capture_output`, or someone waits for it; of a failed run, the end",
+        ));
+    }
+    out.output(text.as_bytes())?;
+    Ok(Exit::Ok)
+}
+
+async fn wait(cx: &Context, args: Wait, out: &mut Out) -> Result<Exit, Failure> {
+    let store = Store::open(&cx.config()?, args.provider.as_deref(), Access::Existing).await?;
+    let waiting = wait_for(&store, &args.ids, args.json, out);
+    let ended = match args.timeout {
+        None => waiting.await?,
+        Some(limit) => match tokio::time::timeout(limit.get(), waiting).await {
+            Ok(ended) => ended?,
+            Err(_) => return Err(Failure::new(Exit::No, format!("not all had ended after {limit}"))),
+        },
+    };
+    store.close().await;
+    Ok(if ended { Exit::Ok } else { Exit::No })
+}
+
+/// How often a wait is begun anew after the store failed.
+const WAIT_AGAIN: Duration = Duration::from_secs(1);
+
+/// Waits for jobs and tells the end of each; whether all ended done.
+async fn wait_for(store: &Store, ids: &[JobId], json: bool, out: &mut Out) -> Result<bool, Failure> {
+    let sink = store.sink()?;
+    let (mut open, mut well) = (ids.to_vec(), true);
+    while !open.is_empty() {
+        // Not bounded: it is the wait itself, and the caller may give it a limit.
+        let ended = match sink.ended(&open).await {
+            Ok(ended) => ended,
+            Err(error) if error.severity() == ganger_core::Severity::Transient => {
+                tracing::warn!(%error, "waiting goes on");
+                tokio::time::sleep(WAIT_AGAIN).await;
+                continue;
+            }
+            Err(error) => return Err(Failure::store(&store.name, &error)),
+        };
+        for end in &ended {
+            well &= end.state == Some(State::Done);
+            tell_end(end, json, out)?;
+        }
+        out.flush()?;
+        open.retain(|id| !ended.iter().any(|end| end.id == *id));
+    }
+    Ok(well)
+}
+
+fn tell_end(end: &Ended, json: bool, out: &mut Out) -> Result<(), Failure> {
+    if json {
+        return out.json(&json!({ "id": end.id, "state": end.state, "runs": end.runs, "error": end.error }));
+    }
+    let state = end.state.map_or("not known (any more)", State::as_str);
+    let error =
+        end.error.as_ref().map(|error| format!(": {}", super::out::one_line(error))).unwrap_or_default();
+    out.line(format!("{} {state}{error}", end.id))
+}
+
+/// Carries out an order, after a question where it is for many.
+pub(super) async fn order(
+    cx: &Context,
+    selection: &Selection,
+    order: Order,
+    states: Vec<State>,
+    out: &mut Out,
+) -> Result<Exit, Failure> {
+    let filter = selection.filter(Some(states))?;
+    let (verb, done) = match order {
+        Order::Retry => ("Retry", "to be run again"),
+        Order::Cancel => ("Cancel", "cancelled, or told to stop"),
+        Order::Remove => ("Forget", "forgotten"),
+    };
+    let store = Store::open(&cx.config()?, selection.provider.as_deref(), Access::Existing).await?;
+    let admin = store.admin()?;
+    let count = store.ask(admin.count(&filter)).await?;
+    if count > 0 && !selection.confirm(verb, count)? {
+        out.line("nothing changed")?;
+        return Ok(Exit::No);
+    }
+    let changed = if count == 0 { 0 } else { store.ask(admin.order(order, &filter)).await? };
+    out.line(format!("{} {done}", counted(changed, "job")))?;
+    let exit = tell_unchanged(&store, &admin, selection.ids(), changed, out).await?;
+    store.close().await;
+    Ok(exit)
+}
+
+/// Says of named jobs why the order did not fit them.
+async fn tell_unchanged(
+    store: &Store,
+    admin: &Arc<dyn Admin>,
+    ids: &[JobId],
+    changed: u64,
+    out: &mut Out,
+) -> Result<Exit, Failure> {
+    if changed as usize >= ids.len() {
+        return Ok(Exit::Ok);
+    }
+    for id in ids {
+        match store.ask(admin.show(id)).await? {
+            None => out.line(format!("{id}: not known (any more)"))?,
+            Some(view) => out.line(format!("{id}: is {} now", view.state))?,
+        }
+    }
+    Ok(Exit::No)
+}

@@ -1,0 +1,150 @@
+//! Jobs as JSON lines, read in batches: bounded in lines and in bytes, whatever comes.
+
+use std::io::{self, BufRead};
+
+use ganger_core::{HANDLER_PREFIX, JOB_BYTES_MAX, Job};
+
+/// How many jobs are stored at once.
+pub(crate) const BATCH_MAX: usize = 500;
+
+/// How many bytes are stored at once.
+const BATCH_BYTES_MAX: usize = 4 << 20;
+
+/// A job, or what is wrong with it, and its line.
+pub(crate) struct Line {
+    pub(crate) number: u64,
+    pub(crate) job: Result<Job, String>,
+}
+
+/// Reads batches of lines from `input` on a thread of its own; the channel holds two of them.
+pub(crate) fn batches(
+    input: impl BufRead + Send + 'static,
+) -> tokio::sync::mpsc::Receiver<io::Result<Vec<Line>>> {
+    let (sender, receiver) = tokio::sync::mpsc::channel(2);
+    std::thread::spawn(move || {
+        let mut reader = Reader { input, number: 0 };
+        loop {
+            let batch = reader.batch();
+            let is_end = !matches!(&batch, Ok(lines) if !lines.is_empty());
+            if matches!(&batch, Ok(lines) if lines.is_empty())
+                || sender.blocking_send(batch).is_err()
+                || is_end
+            {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+struct Reader<R> {
+    input: R,
+    number: u64,
+}
+
+impl<R: BufRead> Reader<R> {
+    /// The next batch; empty at the end.
+    fn batch(&mut self) -> io::Result<Vec<Line>> {
+        let (mut lines, mut bytes, mut text) = (Vec::new(), 0, Vec::new());
+        while lines.len() < BATCH_MAX && bytes < BATCH_BYTES_MAX {
+            text.clear();
+            let Some(size) = self.line(&mut text)? else { break };
+            self.number += 1;
+            let trimmed = text.trim_ascii();
+            if trimmed.is_empty() {
+                continue;
+            }
+            bytes += trimmed.len();
+            let job = if size > JOB_BYTES_MAX {
+                Err(format!("{size} bytes, more than the {JOB_BYTES_MAX} that a job may have"))
+            } else {
+                parse(trimmed)
+            };
+            lines.push(Line { number: self.number, job });
+        }
+        Ok(lines)
+    }
+
+    /// Reads a line, keeping at most one byte more than a job may have; answers its true length.
+    fn line(&mut self, kept: &mut Vec<u8>) -> io::Result<Option<usize>> {
+        let mut size = 0;
+        loop {
+            let buffer = match self.input.fill_buf() {
+                Ok(buffer) => buffer,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            if buffer.is_empty() {
+                return Ok((size > 0).then_some(size));
+            }
+            let end = buffer.iter().position(|byte| *byte == b'\n');
+            let part = &buffer[..end.unwrap_or(buffer.len())];
+            kept.extend_from_slice(&part[..part.len().min((JOB_BYTES_MAX + 1).saturating_sub(kept.len()))]);
+            size += part.len();
+            let used = part.len() + usize::from(end.is_some());
+            self.input.consume(used);
+            if end.is_some() {
+                // An empty line is a line.
+                return Ok(Some(size));
+            }
+        }
+    }
+}
+
+/// Reads a job from outside.
+pub(crate) fn parse(text: &[u8]) -> Result<Job, String> {
+    let job = Job::from_json(text).map_err(|fault| {
+        // A line's own position is always line 1.
+        fault.message.replace(" at line 1 column ", " at column ")
+    })?;
+    match refused_kind(&job.kind) {
+        Some(reason) => Err(reason),
+        None => Ok(job),
+    }
+}
+
+/// Why a type is not for outsiders.
+pub(crate) fn refused_kind(kind: &str) -> Option<String> {
+    kind.starts_with(HANDLER_PREFIX)
+        .then(|| format!("type `{kind}`: types that begin with `{HANDLER_PREFIX}` are ganger's own"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &[u8]) -> Vec<Line> {
+        Reader { input: io::BufReader::with_capacity(16, text), number: 0 }.batch().unwrap()
+    }
+
+    #[test]
+    fn lines_are_numbered_and_blank_ones_passed_over() {
+        let lines = read(b"{\"type\":\"a\"}\n\n  \r\n{\"type\":\"b\"}\r\n[1]\n\xff\n{\"type\":\"c\"}");
+        let told: Vec<_> = lines
+            .iter()
+            .map(|line| (line.number, line.job.as_ref().map(|job| job.kind.to_string()).ok()))
+            .collect();
+        assert_eq!(
+            told,
+            [(1, Some("a".into())), (4, Some("b".into())), (5, None), (6, None), (7, Some("c".into()))]
+        );
+    }
+
+    #[test]
+    fn a_line_of_64_mib_is_refused_and_not_kept() {
+        let mut text = vec![b'x'; 64 << 20];
+        text.extend_from_slice(b"\n{\"type\":\"a\"}\n");
+        let mut reader = Reader { input: &text[..], number: 0 };
+        let mut kept = Vec::new();
+        assert_eq!(reader.line(&mut kept).unwrap(), Some(64 << 20));
+        assert_eq!(kept.len(), JOB_BYTES_MAX + 1);
+        let lines = read(&text);
+        assert!(lines[0].job.as_ref().unwrap_err().contains("67108864 bytes"));
+        assert!(lines[1].job.is_ok());
+    }
+
+    #[test]
+    fn gangers_own_types_are_refused() {
+        assert!(parse(br#"{"type":"failure_handler.http"}"#).unwrap_err().contains("ganger's own"));
+    }
+}

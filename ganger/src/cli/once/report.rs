@@ -1,0 +1,157 @@
+//! The closing table: what happened, and what is left.
+
+use anstream::eprintln;
+use ganger_core::{Figures, Filter, JobView, Page, Report, State};
+use ganger_manager::Running;
+
+use super::{End, Watch, nobody};
+use crate::{
+    Config,
+    cli::{
+        enqueue::Tally,
+        failure::{Exit, Failure},
+        out::Out,
+        table::{Rows, counted, grouped, took},
+        view::{last_error, shortened},
+    },
+};
+
+/// How many dead letters are named.
+const DEAD_SHOWN: usize = 10;
+
+/// How many dead letters are looked through for those of this run.
+const DEAD_SEEN: usize = 10_000;
+
+/// Prints the closing table; the exit code.
+pub(super) async fn close(
+    config: &Config,
+    running: &Running,
+    watch: &Watch,
+    tally: Option<&Tally>,
+    end: End,
+    out: &mut Out,
+) -> Result<Exit, Failure> {
+    let report = running.status().report();
+    if let Some(tally) = tally {
+        out.line(tally.text())?;
+    }
+    print_done(&report, out)?;
+    let mut died = false;
+    for (name, admin) in &watch.stores {
+        let Some(admin) = admin else { continue };
+        let dead = dead_of(watch, name, admin).await?;
+        died |= !dead.is_empty();
+        print_dead(&dead, out)?;
+        print_left(config, watch, name, admin, out).await?;
+    }
+    if end == End::Signal {
+        out.flush()?;
+        eprintln!("stopped by a signal: what had not ended was handed back");
+    }
+    Ok(match tally {
+        _ if died || end == End::Signal => Exit::No,
+        Some(tally) if tally.refused > 0 => Exit::Refused,
+        _ => Exit::Ok,
+    })
+}
+
+fn print_done(report: &Report, out: &mut Out) -> Result<(), Failure> {
+    let headings = ["type", "runs", "done", "failed runs", "dead", "other", "median", "p95"];
+    let mut rows = Rows::new(out, &headings).right(&[1, 2, 3, 4, 5, 6, 7]);
+    for (kind, figures) in report.by_type.iter().filter(|(_, figures)| **figures != Figures::default()) {
+        rows.row([
+            kind.clone(),
+            grouped(figures.runs),
+            grouped(figures.done),
+            grouped(figures.failed + figures.lost),
+            grouped(figures.dead),
+            grouped(figures.cancelled + figures.expired),
+            took(figures.p50),
+            took(figures.p95),
+        ]);
+    }
+    if rows.is_empty() {
+        return out.line("nothing to do");
+    }
+    rows.print(out)?;
+    let done: u64 = report.by_type.values().map(|figures| figures.done).sum();
+    let secs = report.uptime.as_secs_f64();
+    let rate = if secs > 0.0 { done as f64 / secs } else { 0.0 };
+    out.line(format!(
+        "{} done in {} ({} a second)",
+        counted(done, "job"),
+        took(report.uptime.as_nanos() as u64),
+        grouped(rate as u64)
+    ))
+}
+
+/// The watched jobs that died in this run.
+async fn dead_of(watch: &Watch, name: &str, admin: &super::SharedAdmin) -> Result<Vec<JobView>, Failure> {
+    let filter = Filter { states: Some(vec![State::Dead]), ..Filter::default() };
+    let (mut dead, mut seen) = (Vec::new(), 0);
+    let mut page = Page { limit: 500, after: None };
+    while seen < DEAD_SEEN {
+        let views = admin.list(&filter, &page).await.map_err(|error| Failure::store(name, &error))?;
+        let Some(last) = views.last() else { break };
+        page.after = Some(last.id.clone());
+        seen += views.len();
+        let is_last = views.len() < page.limit;
+        let fresh = |view: &JobView| view.ended_at.is_none_or(|at| at >= watch.started);
+        dead.extend(views.into_iter().filter(|view| watch.is_watched(view) && fresh(view)));
+        if is_last {
+            break;
+        }
+    }
+    Ok(dead)
+}
+
+fn print_dead(dead: &[JobView], out: &mut Out) -> Result<(), Failure> {
+    if dead.is_empty() {
+        return Ok(());
+    }
+    out.line("")?;
+    let mut rows = Rows::new(out, &["dead", "type", "name", "runs", "why"]).right(&[3]);
+    for view in dead.iter().take(DEAD_SHOWN) {
+        let job = view.job.as_ref();
+        let why = last_error(view).or_else(|| view.reason.clone()).unwrap_or_default();
+        rows.row([
+            view.id.to_string(),
+            job.map_or("(no job)", |job| job.kind.as_str()).to_owned(),
+            job.and_then(|job| job.name.as_deref()).unwrap_or_default().to_owned(),
+            crate::cli::view::runs(view).to_string(),
+            shortened(&why, 80),
+        ]);
+    }
+    rows.print(out)?;
+    if dead.len() > DEAD_SHOWN {
+        out.line(format!("… and {} more", grouped((dead.len() - DEAD_SHOWN) as u64)))?;
+    }
+    out.line("see them with `ganger dead ls`, run them again with `ganger dead retry`")
+}
+
+/// What has not ended, and why it was not waited for.
+async fn print_left(
+    config: &Config,
+    watch: &Watch,
+    name: &str,
+    admin: &super::SharedAdmin,
+    out: &mut Out,
+) -> Result<(), Failure> {
+    let counts = admin.counts().await.map_err(|error| Failure::store(name, &error))?;
+    let mut left = Rows::new(out, &["left", "type", "queue", "why"]).right(&[0]);
+    for count in counts.iter().filter(|count| count.count > 0) {
+        let why = match count.state {
+            State::Ready if watch.does(&count.kind) => "not of this run".to_owned(),
+            State::Ready => nobody(config),
+            State::Scheduled if watch.does(&count.kind) => "scheduled for later".to_owned(),
+            State::Scheduled => format!("scheduled for later; {}", nobody(config)),
+            State::Running => "held by another ganger".to_owned(),
+            _ => continue,
+        };
+        left.row([grouped(count.count), count.kind.clone(), count.queue.clone(), why]);
+    }
+    if !left.is_empty() {
+        out.line("")?;
+    }
+    left.print(out)
+}

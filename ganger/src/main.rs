@@ -1,0 +1,5 @@
+//! The `ganger` command.
+
+fn main() -> std::process::ExitCode {
+    ganger::cli::main()
+}

@@ -1,0 +1,16 @@
+//! Every plugin of the binary, one line each: the only file that names them all.
+
+use ganger_core::Plugin;
+
+/// Workers that are code of the program itself; they are no plugins, since no config can name them.
+pub use ganger_worker_function as code;
+
+/// The plugins that this program was built with.
+pub const PLUGINS: &[Plugin] = &[
+    #[cfg(feature = "provider-memory")]
+    ganger_provider_memory::PLUGIN,
+    #[cfg(feature = "worker-forward")]
+    ganger_worker_forward::PLUGIN,
+    #[cfg(feature = "worker-http")]
+    ganger_worker_http::PLUGIN,
+];
