@@ -45,6 +45,10 @@ impl Item {
     }
 }
 
+pub(crate) const CREATE: &str = "INSERT INTO claim VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+pub(crate) const DELETE: &str = "DELETE FROM claim WHERE incarnation = ?1 AND source = ?2 AND token = ?3";
+pub(crate) const TAKE: &str = "DELETE FROM ready WHERE lane = ?1 AND rank = ?2 AND seq <= ?3";
+
 /// Which claim: its token, and the provider that made it.
 pub(crate) type Key<'a> = (&'a str, Token);
 
@@ -71,7 +75,7 @@ impl Claim {
         Claim { items: words(bytes).map(Item).collect() }
     }
 
-    fn to_bytes(&self) -> Vec<u8> {
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
         self.items.iter().flat_map(|item| item.0.to_le_bytes()).collect()
     }
 
@@ -91,8 +95,7 @@ impl Claim {
     pub(crate) fn save(&self, tx: &Tx<'_>, (source, token): Key<'_>) -> Result<(), StoreError> {
         let key = (token.incarnation as i64, source, token.seq as i64);
         if self.items.iter().all(|item| *item == Item::SETTLED) {
-            let sql = "DELETE FROM claim WHERE incarnation = ?1 AND source = ?2 AND token = ?3";
-            return tx.run(sql, key).map(drop);
+            return tx.run(DELETE, key).map(drop);
         }
         let sql = "UPDATE claim SET items = ?4 WHERE incarnation = ?1 AND source = ?2 AND token = ?3";
         tx.run(sql, (key.0, key.1, key.2, self.to_bytes())).map(drop)
@@ -102,11 +105,7 @@ impl Claim {
     pub(crate) fn create(&self, tx: &Tx<'_>, (source, token): Key<'_>, lease: i64) -> Result<(), StoreError> {
         let deadline = tx.ticks.saturating_add(lease);
         let key = (token.incarnation as i64, source, token.seq as i64);
-        tx.run(
-            "INSERT INTO claim VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-            (key.0, key.1, key.2, deadline, lease, tx.now, self.to_bytes()),
-        )
-        .map(drop)
+        tx.run(CREATE, (key.0, key.1, key.2, deadline, lease, tx.now, self.to_bytes())).map(drop)
     }
 }
 
@@ -248,7 +247,7 @@ impl Choice {
             }
         }
         for range in last {
-            tx.run("DELETE FROM ready WHERE lane = ?1 AND rank = ?2 AND seq <= ?3", range)?;
+            tx.run(TAKE, range)?;
         }
         Ok(())
     }

@@ -1,11 +1,10 @@
 //! Orders: retry, cancel, remove.
 
-use ganger_core::{FailureRecord, Filter, Job, Order, State};
+use ganger_core::{FailureRecord, Filter, JobId, Order, State};
 
 use crate::{
     error::StoreError,
     list,
-    row::{self, INSERT, INSERT_RARE},
     tx::{OPEN, Place, Tx, end_code},
 };
 
@@ -90,20 +89,33 @@ fn remove(tx: &mut Tx<'_>, place: &Place) -> Result<bool, StoreError> {
     Ok(true)
 }
 
-/// Stores a failure record as a dead job, whatever it was: it is never leased.
-pub(crate) fn keep_record(tx: &mut Tx<'_>, job: &Job, record: &FailureRecord) -> Result<(), StoreError> {
+/// Stores a failure record as a dead entry that is no job, of the type and name of the job that failed.
+pub(crate) fn keep_record(
+    tx: &mut Tx<'_>,
+    id: &JobId,
+    queue: &str,
+    record: &FailureRecord,
+    raw: &str,
+) -> Result<(), StoreError> {
     let seq = tx.next_seq()?;
-    let lane = tx.lane(job.queue(), &job.kind)?;
-    if !row::insert(&mut tx.db.prepare_cached(INSERT)?, seq, lane, tx.now, job)? {
-        return Ok(());
-    }
-    if let Some(values) = row::rare_values(seq, job) {
-        tx.run(INSERT_RARE, values)?;
-    }
+    let lane = tx.lane(queue, &record.job.kind)?;
     let attempts = serde_json::to_string(&record.attempts).unwrap_or_default();
     tx.run(
-        "UPDATE job SET state = 4, changed = ?2, reason = ?3, attempts = ?4 WHERE seq = ?1",
-        (seq, record.at.as_millis(), &record.reason, attempts),
+        "INSERT INTO job (seq, lane, state, changed, priority, rare, cancel, suspect, spent, crashes, \
+         capture_output, created_at, id, name, attempts, reason, fault, raw) \
+         VALUES (?1, ?2, 4, ?3, 0, 1, 0, 0, 0, 0, 0, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT DO NOTHING",
+        (
+            seq,
+            lane,
+            record.at.as_millis(),
+            tx.now,
+            id.to_string(),
+            record.job.name.as_deref(),
+            attempts,
+            &record.reason,
+            "the record of a failed job, which is no job itself",
+            raw.as_bytes(),
+        ),
     )
     .map(drop)
 }

@@ -14,6 +14,9 @@ use crate::{
     tx::{OPEN, Tx},
 };
 
+/// Ends a run of jobs that ended well.
+pub(crate) const DONE: &str = "UPDATE job SET state = 3, changed = ?3 WHERE seq BETWEEN ?1 AND ?2";
+
 /// Applies settlements; answers those whose lease is lost.
 pub(crate) fn settle(
     tx: &mut Tx<'_>,
@@ -69,10 +72,7 @@ fn end_done(tx: &mut Tx<'_>, mut done: Vec<i64>) -> Result<(), StoreError> {
     for run in done.chunk_by(|a, b| *b == a + 1) {
         let (first, last) = (run[0], run[run.len() - 1]);
         if keeps {
-            tx.run(
-                "UPDATE job SET state = 3, changed = ?3 WHERE seq BETWEEN ?1 AND ?2",
-                (first, last, tx.now),
-            )?;
+            tx.run(DONE, (first, last, tx.now))?;
         } else {
             tx.run("DELETE FROM job WHERE seq BETWEEN ?1 AND ?2", (first, last))?;
             tx.run("DELETE FROM output WHERE seq BETWEEN ?1 AND ?2", (first, last))?;

@@ -7,8 +7,8 @@ use std::{
 
 use compact_str::CompactString;
 use ganger_core::{
-    Batch, Beat, Ended, Enqueued, Exchange, Exchanged, Hold, Job, JobId, LeaseRef, Leased, ProviderError,
-    Refused, Room, State, Timestamp,
+    Batch, Beat, Ended, Enqueued, Exchange, Exchanged, FailureRecord, Hold, Job, JobId, LeaseRef, Leased,
+    ProviderError, Refused, Room, State, Timestamp,
 };
 
 use crate::{
@@ -18,6 +18,7 @@ use crate::{
     read::Look,
     renew,
     spool::{Shared, Spool},
+    tx::Tx,
     wait,
 };
 
@@ -130,24 +131,17 @@ impl Source {
         self.spool.write(true, bytes, move |tx| enqueue::enqueue(tx, &jobs)).await
     }
 
-    /// Stores a failure record: a job that is dead from the start, kept until an order, never run. Storing it
+    /// Stores the record of a failed job: a dead letter that no worker ever runs, kept until an order. Storing it
     /// under the same id again changes nothing.
     ///
     /// # Errors
     /// The store cannot be written.
-    pub async fn keep_record(
-        &self,
-        mut job: Job,
-        record: &ganger_core::FailureRecord,
-    ) -> Result<JobId, ProviderError> {
-        if job.queue.is_none() {
-            job.queue = self.who.queue.clone();
-        }
-        let id = job.accept(Timestamp::now()).clone();
-        let record = record.clone();
-        let bytes = job.weight();
-        self.spool.write(true, bytes, move |tx| order::keep_record(tx, &job, &record)).await?;
-        Ok(id)
+    pub async fn keep_record(&self, id: JobId, record: FailureRecord) -> Result<(), ProviderError> {
+        let queue = self.who.queue.clone().unwrap_or_else(|| ganger_core::DEFAULT_QUEUE.into());
+        let raw = record.to_raw();
+        let bytes = raw.get().len();
+        let step = move |tx: &mut Tx<'_>| order::keep_record(tx, &id, &queue, &record, raw.get());
+        self.spool.write(true, bytes, step).await
     }
 
     /// See [`Sink::states`](ganger_core::Sink::states).
