@@ -7,8 +7,12 @@ pub use ganger_worker_function as code;
 
 /// The plugins that this program was built with.
 pub const PLUGINS: &[Plugin] = &[
+    #[cfg(feature = "provider-disk")]
+    ganger_provider_disk::PLUGIN,
     #[cfg(feature = "provider-memory")]
     ganger_provider_memory::PLUGIN,
+    #[cfg(feature = "worker-cli")]
+    ganger_worker_cli::PLUGIN,
     #[cfg(feature = "worker-forward")]
     ganger_worker_forward::PLUGIN,
     #[cfg(feature = "worker-http")]

@@ -173,6 +173,6 @@ fn diagnostic(error: &ConfigError, problem: &Problem) -> Report {
     // A value over many lines is pointed at by its first.
     let end =
         error.text.as_bytes()[start..end].iter().position(|byte| *byte == b'\n').map_or(end, |at| start + at);
-    let diagnostic = diagnostic.with_label(LabeledSpan::new_with_span(Some("here".to_owned()), start..end));
+    let diagnostic = diagnostic.with_label(LabeledSpan::new_with_span(None, start..end));
     Report::new(diagnostic).with_source_code(NamedSource::new(error.name(), error.text.clone()))
 }

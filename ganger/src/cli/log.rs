@@ -6,11 +6,11 @@ use tracing_subscriber::{EnvFilter, fmt};
 
 use super::failure::Failure;
 
-/// Starts it. `quiet` commands log warnings only, unless told otherwise.
-pub(super) fn start(level: Option<&str>, quiet: bool) -> Result<(), Failure> {
+/// Starts it, at the `usual` level unless told otherwise.
+pub(super) fn start(level: Option<&str>, usual: &str) -> Result<(), Failure> {
     let from_env = std::env::var("GANGER_LOG").ok().filter(|text| !text.is_empty());
     let rules = level.map(str::to_owned).or(from_env);
-    let rules = rules.unwrap_or_else(|| if quiet { "warn".to_owned() } else { "info".to_owned() });
+    let rules = rules.unwrap_or_else(|| usual.to_owned());
     let filter = EnvFilter::try_new(&rules).map_err(|error| {
         Failure::usage(format!("`{rules}` is no log level: {error}"))
             .help("write error, warn, info, debug or trace, or rules like `ganger=debug`")

@@ -101,8 +101,13 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { Exit::Usage.into() } else { ExitCode::SUCCESS };
         }
     };
-    let quiet = !matches!(&cli.command, Command::Run(args) if !args.once);
-    let done = log::start(cli.log.as_deref(), quiet).and_then(|()| dispatch(cli));
+    let level = match &cli.command {
+        // The closing table tells what failed.
+        Command::Run(args) if args.once => "error",
+        Command::Run(_) => "info",
+        _ => "warn",
+    };
+    let done = log::start(cli.log.as_deref(), level).and_then(|()| dispatch(cli));
     match done {
         Ok(exit) => exit.into(),
         Err(failure) => {

@@ -438,7 +438,7 @@ fn as_scalar(text: &str) -> Option<Kind> {
 
 /// A message without the texts that `${…}` put in.
 fn redact(message: &str, node: &Node) -> String {
-    let mut message = message.to_owned();
+    let mut message = in_words(message);
     node.texts(&mut |text| {
         let Some(value) = text.text().filter(|value| text.interpolated && !value.is_empty()) else { return };
         for shown in [format!("{value:?}"), format!("`{value}`")] {
@@ -449,4 +449,23 @@ fn redact(message: &str, node: &Node) -> String {
         }
     });
     message
+}
+
+/// serde's words for types, in words.
+fn in_words(message: &str) -> String {
+    const WORDS: [(&str, &str); 12] = [
+        ("expected u8", "expected a whole number"),
+        ("expected u16", "expected a whole number"),
+        ("expected u32", "expected a whole number"),
+        ("expected u64", "expected a whole number"),
+        ("expected usize", "expected a whole number"),
+        ("expected i32", "expected a whole number"),
+        ("expected i64", "expected a whole number"),
+        ("expected f64", "expected a number"),
+        ("expected a boolean", "expected true or false"),
+        ("expected a sequence", "expected a list"),
+        ("expected a string", "expected a text"),
+        ("expected a map", "expected a set of keys"),
+    ];
+    WORDS.iter().fold(message.to_owned(), |message, (theirs, ours)| message.replace(theirs, ours))
 }

@@ -36,7 +36,9 @@ pub(super) async fn close(
         out.line(tally.text())?;
     }
     print_done(&report, out)?;
-    let mut died = false;
+    // Where a store cannot list its jobs, the figures must do.
+    let mut died = watch.stores.iter().any(|(_, admin)| admin.is_none())
+        && report.by_type.values().any(|figures| figures.dead > 0);
     for (name, admin) in &watch.stores {
         let Some(admin) = admin else { continue };
         let dead = dead_of(watch, name, admin).await?;

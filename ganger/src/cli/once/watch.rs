@@ -25,14 +25,21 @@ struct Look {
     finished: u64,
     next: Instant,
     wait: Duration,
-    idle: u32,
+    idle_since: Instant,
+}
+
+impl Look {
+    fn new(finished: u64) -> Self {
+        let now = Instant::now();
+        Look { finished, next: now, wait: LOOK_MIN, idle_since: now }
+    }
 }
 
 const LOOK_MIN: Duration = Duration::from_millis(50);
 const LOOK_MAX: Duration = Duration::from_secs(1);
 
-/// How many idle looks at the figures stand for "nothing left", where a store cannot list its jobs.
-const IDLE_ENOUGH: u32 = 20;
+/// How long nothing may happen before that stands for "nothing left", where a store cannot list its jobs.
+const IDLE_ENOUGH: Duration = Duration::from_secs(1);
 
 impl Watch {
     /// Everything that is stored now.
@@ -43,7 +50,7 @@ impl Watch {
             from: None,
             until: started,
             started,
-            look: Look { finished: 0, next: Instant::now(), wait: LOOK_MIN, idle: 0 },
+            look: Look::new(0),
         }
     }
 
@@ -74,12 +81,11 @@ impl Watch {
         let finished: u64 = report.by_type.values().map(|figures| figures.runs).sum();
         let busy = report.pools.values().any(|pool| pool.busy > 0 || pool.queued > 0);
         if busy || finished != self.look.finished {
-            self.look = Look { finished, next: Instant::now(), wait: LOOK_MIN, idle: 0 };
+            self.look = Look::new(finished);
         }
         if busy || Instant::now() < self.look.next {
             return false;
         }
-        self.look.idle = self.look.idle.saturating_add(1);
         let began = Instant::now();
         let over = match self.any_open().await {
             Ok(open) => !open,
@@ -98,7 +104,7 @@ impl Watch {
     async fn any_open(&self) -> Result<bool, Failure> {
         for (name, admin) in &self.stores {
             let Some(admin) = admin else {
-                if self.look.idle < IDLE_ENOUGH {
+                if self.look.idle_since.elapsed() < IDLE_ENOUGH {
                     return Ok(true);
                 }
                 continue;
