@@ -179,3 +179,31 @@ async fn entries_of_one_run_share_a_watcher_and_its_end_takes_daemons_along() {
 
 /// Tests that count watchers do so one at a time.
 static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+/// A ganger that is a job of another carries that one's mark, and its watcher must not: it would be killed with it.
+#[tokio::test]
+async fn a_ganger_within_a_ganger_takes_its_commands_along_when_it_is_killed() {
+    let (outer, inner) = (rig::new_run(), rig::new_run());
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::of_run(json!({"grace": "0ms"}), &outer).await;
+    let job = job(json!({
+        "command": std::env::current_exe().unwrap(),
+        "params": ["--exact", "played_ganger", "--nocapture"],
+        "env": {PLAY: format!("{inner} {}", dir.path().display())},
+    }));
+    let mut slot = rig.slot().await;
+    let running = tokio::spawn({
+        let job = job.clone();
+        async move { rig::run(&mut slot, &job).await }
+    });
+    let mut commands = Vec::new();
+    for n in 0..COMMANDS {
+        commands.push(number_in(&dir.path().join(n.to_string())).await);
+    }
+    let carriers = marked(&outer);
+    assert!(!carriers.iter().any(|name| name == "ganger-watch"), "{carriers:?}");
+    assert_eq!(carriers.len(), 1);
+    job.ask_to_stop(ganger_core::StopReason::Cancel);
+    assert!(running.await.unwrap().0.is_err());
+    eventually("all commands are dead", || !commands.iter().any(|pid| lives(*pid))).await;
+}

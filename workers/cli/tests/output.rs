@@ -3,10 +3,8 @@
 
 mod rig;
 
-use std::time::{Duration, Instant};
-
 use ganger_core::{Events, What, Worker};
-use rig::{Rig, job, sh};
+use rig::{Rig, job, sh, soon};
 use serde_json::json;
 
 #[tokio::test]
@@ -84,11 +82,9 @@ async fn f20_a_grandchild_that_keeps_the_pipe_open_does_not_keep_the_job() {
     let dir = tempfile::tempdir().unwrap();
     let pid = dir.path().join("pid");
     let line = format!("sleep 1000 & echo $! > {}; echo done", pid.display());
-    let begin = Instant::now();
-    let (result, printed) = Rig::new().await.sh(&line).await;
+    let (result, printed) = soon(Rig::new().await.sh(&line)).await;
     assert!(result.is_ok());
     assert_eq!(printed, "done\n");
-    assert!(begin.elapsed() < Duration::from_secs(500), "the job waited for its grandchild");
     let pid = rig::number_in(&pid).await;
     rig::eventually("the grandchild is killed", || !rig::lives(pid)).await;
 }
@@ -102,7 +98,7 @@ async fn f20_what_a_grandchild_prints_last_is_still_heard() {
 
 #[tokio::test]
 async fn f20_a_grandchild_that_floods_the_pipe_does_not_keep_the_job() {
-    let (result, printed) = Rig::new().await.sh("yes & exit 0").await;
+    let (result, printed) = soon(Rig::new().await.sh("yes & exit 0")).await;
     assert!(result.is_ok());
     assert!(printed.is_empty() || printed.starts_with("y\n"));
 }

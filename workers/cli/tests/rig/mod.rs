@@ -99,6 +99,11 @@ pub(crate) fn printed(job: &JobContext) -> String {
     job.take_side().and_then(|side| side.output).map(|output| output.finish().text()).unwrap_or_default()
 }
 
+/// Awaits what must not hang.
+pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(30), what).await.expect("it hangs")
+}
+
 /// Waits for what another process does: nothing tells of it, so it is looked for.
 pub(crate) async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(30);
