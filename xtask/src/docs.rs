@@ -1,6 +1,6 @@
 //! `cargo xtask docs`: what can be derived from the binary is written by it, never by hand.
 //!
-//! The binary is asked through its own commands (`plugin ls --json`, `plugin schema NAME`, `--help`), so that this
+//! The binary is asked through its own commands (`plugin ls --json`, `plugin show NAME --json`, `--help`), so that this
 //! tool builds without it, and so that what a user is told is what the reference says.
 
 mod command_line;
@@ -36,7 +36,7 @@ pub(crate) struct Plugin {
     name: String,
     role: String,
     summary: String,
-    /// The schemas of its options and, for a worker, of its jobs' params.
+    /// Has the schemas of its `options` and, for a worker, of its jobs' `params`.
     schemas: Value,
 }
 
@@ -82,21 +82,27 @@ fn build(root: &Path) -> Result<PathBuf, Fault> {
         .ok_or_else(|| "cargo built no `ganger`".to_owned())
 }
 
-fn ask(binary: &Path, args: &[&str]) -> Result<Value, Fault> {
+/// Asks the binary; it answers one JSON object a line.
+fn ask(binary: &Path, args: &[&str]) -> Result<Vec<Value>, Fault> {
     let text = shell::output(Command::new(binary).args(args))?;
-    serde_json::from_str(&text).map_err(|error| format!("`ganger {}`: {error}", args.join(" ")))
+    let read =
+        |line| serde_json::from_str(line).map_err(|error| format!("`ganger {}`: {error}", args.join(" ")));
+    text.lines().map(read).collect()
 }
 
 fn ask_plugins(binary: &Path) -> Result<Vec<Plugin>, Fault> {
-    let listed = ask(binary, &["plugin", "ls", "--json"])?;
-    let listed = listed.as_array().ok_or("`ganger plugin ls --json` is no list")?;
     let mut plugins = Vec::new();
-    for entry in listed {
+    for entry in ask(binary, &["plugin", "ls", "--json"])? {
         let text = |key: &str| entry[key].as_str().unwrap_or_default().to_owned();
-        let (name, role) = (text("name"), text("role"));
-        let schemas = ask(binary, &["plugin", "schema", &role, &name])?;
-        plugins.push(Plugin { name, role, summary: text("summary"), schemas });
+        let (name, role, summary) = (text("name"), text("role"), text("summary"));
+        // A provider and a worker may have one name.
+        let shown = ask(binary, &["plugin", "show", &name, "--json"])?;
+        let found = shown.into_iter().find(|plugin| plugin["role"] == entry["role"]);
+        let schemas = found.ok_or_else(|| format!("`ganger plugin show {name}` shows no {role}"))?;
+        plugins.push(Plugin { name, role, summary, schemas });
     }
+    plugins
+        .sort_by(|a, b| (a.role == "worker", &a.role, &a.name).cmp(&(b.role == "worker", &b.role, &b.name)));
     Ok(plugins)
 }
 
