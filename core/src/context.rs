@@ -5,9 +5,9 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicU8, Ordering},
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use serde::de::DeserializeOwned;
@@ -31,7 +31,8 @@ struct Run {
     events: Events,
     output_max: usize,
     stop: AtomicU8,
-    heeds: AtomicBool,
+    /// How long the run may take to end once it is asked to, in milliseconds and one; 0 if it does not heed.
+    heeds: AtomicU64,
     stopped: Notify,
     deadline: OnceLock<Instant>,
     side: Mutex<Option<Box<Side>>>,
@@ -98,7 +99,7 @@ impl JobContext {
             events,
             output_max,
             stop: AtomicU8::new(0),
-            heeds: AtomicBool::new(false),
+            heeds: AtomicU64::new(0),
             stopped: Notify::new(),
             deadline: OnceLock::new(),
             side: Mutex::new(None),
@@ -215,13 +216,25 @@ impl JobContext {
     /// A run that has waited for this is given a moment to end by itself when it is asked to; any other run is
     /// dropped at once.
     pub async fn stopped(&self) -> StopReason {
-        self.0.heeds.store(true, Ordering::Release);
+        self.stopped_within(Duration::ZERO).await
+    }
+
+    /// Waits as [`stopped`](JobContext::stopped) does, for a run that may take up to `grace` to end. It has that
+    /// time after a cancel or a timeout; where its lease is in danger or the manager ends, it has a moment only.
+    pub async fn stopped_within(&self, grace: Duration) -> StopReason {
+        let millis = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+        self.0.heeds.store(millis.saturating_add(1), Ordering::Release);
         self.stop_asked().await
     }
 
     /// Whether the run waits, or has waited, to be asked to stop.
     pub fn heeds_stop(&self) -> bool {
-        self.0.heeds.load(Ordering::Acquire)
+        self.0.heeds.load(Ordering::Acquire) != 0
+    }
+
+    /// How long the run said that it may take to end; zero if it did not say.
+    pub fn stop_grace(&self) -> Duration {
+        Duration::from_millis(self.0.heeds.load(Ordering::Acquire).saturating_sub(1))
     }
 
     /// Waits as [`stopped`](JobContext::stopped) does, without a promise to heed it; the manager's.
