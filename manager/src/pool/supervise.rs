@@ -66,7 +66,7 @@ pub(crate) async fn supervise(pool: Arc<Pool>, house: Arc<House>) {
 
 fn is_held(run: &JobContext) -> bool {
     let Some(deadline) = run.deadline() else { return false };
-    Instant::now() > Instant::from_std(deadline) + grace(StopReason::Timeout).max(STOP_GRACE) + HELD_AFTER
+    Instant::now() > Instant::from_std(deadline) + grace(StopReason::Timeout, run) + HELD_AFTER
 }
 
 /// Gives up the runs of these slots and moves the pool away from the threads they hold.

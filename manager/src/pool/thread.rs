@@ -137,7 +137,7 @@ async fn errand(
     tokio::select! {
         biased;
         answer = &mut answered => Ok(answer.unwrap_or_else(|_| lost())),
-        () = tokio::time::sleep(grace(reason)) => Err(reason),
+        () = tokio::time::sleep(grace(reason, run)) => Err(reason),
     }
 }
 

@@ -19,9 +19,10 @@ pub(super) const STOP_GRACE: Duration = Duration::from_secs(5);
 /// How long it may take when its lease or its manager is about to end.
 pub(crate) const HURRIED_GRACE: Duration = Duration::from_secs(1);
 
-pub(super) fn grace(reason: StopReason) -> Duration {
+/// How long a run that heeds its stop may take to end: what it asked for, where there is time for it.
+pub(super) fn grace(reason: StopReason, run: &JobContext) -> Duration {
     match reason {
-        StopReason::Cancel | StopReason::Timeout => STOP_GRACE,
+        StopReason::Cancel | StopReason::Timeout => STOP_GRACE.max(run.stop_grace()),
         StopReason::Fenced | StopReason::Shutdown => HURRIED_GRACE,
     }
 }
@@ -59,11 +60,12 @@ impl Watch {
             match self.poll_reason(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(reason) => {
-                    if !self.run.as_ref().is_some_and(JobContext::heeds_stop) {
+                    let Some(run) = self.run.as_ref().filter(|run| run.heeds_stop()) else {
                         return Poll::Ready(reason);
-                    }
+                    };
+                    let grace = grace(reason, run);
                     self.stopping = Some(reason);
-                    self.set_timer(Instant::now() + grace(reason));
+                    self.set_timer(Instant::now() + grace);
                 }
             }
         }
