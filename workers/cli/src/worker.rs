@@ -22,8 +22,12 @@ use crate::{
 /// How long a killed command may take to be gone; a process that waits for a device cannot be killed.
 const KILL_MAX: Duration = Duration::from_secs(5);
 
-/// How long a command may take to stop once its lease may be lost: another manager is about to run the job.
-const GRACE_FENCED_MAX: Duration = Duration::from_secs(2);
+/// How long beyond its grace a command is given to be killed and reaped, before the manager drops its run.
+const REAP_MAX: Duration = Duration::from_secs(1);
+
+/// How long a command may take to stop where the manager has no time: another one is about to run the job, or this
+/// one is at the end of its own grace.
+const GRACE_HURRIED_MAX: Duration = Duration::from_millis(750);
 
 /// Runs commands.
 #[derive(Debug)]
@@ -94,7 +98,7 @@ impl Worker for Cli {
         let reason = tokio::select! {
             biased;
             ended = &mut ended => return finish(ended),
-            reason = job.stopped() => reason,
+            reason = job.stopped_within(grace.saturating_add(REAP_MAX)) => reason,
         };
         let result = stop(&group, grace, reason, &mut ended).await;
         drop(guard);
@@ -148,8 +152,8 @@ async fn stop(
     ended: &mut oneshot::Receiver<Ended>,
 ) -> Option<Result<Output, JobError>> {
     let grace = match reason {
-        StopReason::Fenced => grace.min(GRACE_FENCED_MAX),
-        StopReason::Cancel | StopReason::Shutdown | StopReason::Timeout => grace,
+        StopReason::Fenced | StopReason::Shutdown => grace.min(GRACE_HURRIED_MAX),
+        StopReason::Cancel | StopReason::Timeout => grace,
     };
     group.ask(Ask::Stop);
     let ending = match timeout(grace, &mut *ended).await {

@@ -81,9 +81,9 @@ async fn the_rest_of_a_group_has_its_grace_too() {
         async move { rig::run(&mut slot, &job).await }
     });
     number_in(&file).await;
-    job.ask_to_stop(StopReason::Shutdown);
+    job.ask_to_stop(StopReason::Cancel);
     let (result, printed) = running.await.unwrap();
-    assert_eq!(message(&result), "ganger shuts down; told to stop, it ended: killed by SIGTERM");
+    assert_eq!(message(&result), "the job was cancelled; told to stop, it ended: killed by SIGTERM");
     assert!(printed.ends_with("tidied\n"), "{printed}");
 }
 
