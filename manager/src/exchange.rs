@@ -100,12 +100,14 @@ impl ExchangeLoop {
                 _ if self.settle.is_empty() && self.source.held.open() == 0 => return,
                 _ => {}
             }
-            let mut ask = self.ask();
+            let ask = self.ask();
             if let Step::Look = self.next_step(&ask).await {
                 continue;
             }
+            // Its permit goes back first, or the next asking would find it taken.
+            drop(ask);
             self.collect();
-            ask = self.ask();
+            let ask = self.ask();
             if self.exchange(ask).await.is_none() {
                 return;
             }
