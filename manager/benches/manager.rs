@@ -20,10 +20,8 @@ fn main() {
     let mut numbers = std::env::args().skip(1).filter_map(|arg| arg.parse::<usize>().ok());
     let jobs = numbers.next().unwrap_or(2_000_000);
     let rounds = numbers.next().unwrap_or(3);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime can be made");
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be made");
     let mut best = (0.0, 0.0);
     for round in 1..=rounds {
         let (per_second, cpu) = runtime.block_on(drain(jobs));
@@ -41,10 +39,13 @@ async fn drain(jobs: usize) -> (f64, f64) {
         br#"{"type":"nothing","params":{"to":"someone@example.org","subject":"hello","body":"how are you doing today?"},"name":"mail","retries":3}"#,
     );
     provider.push_all((0..jobs).map(|_| payload.clone()));
-    let nothing = function("nothing", |_: serde::de::IgnoredAny, _: JobContext| async { Ok::<_, JobError>(()) });
-    let plan = Plan::new()
-        .opened("memory", ProviderOptions::default(), provider.clone())
-        .worker(&nothing.name, nothing.options, nothing.workers);
+    let nothing =
+        function("nothing", |_: serde::de::IgnoredAny, _: JobContext| async { Ok::<_, JobError>(()) });
+    let plan = Plan::new().opened("memory", ProviderOptions::default(), provider.clone()).worker(
+        &nothing.name,
+        nothing.options,
+        nothing.workers,
+    );
     let (started, cpu) = (Instant::now(), cpu_time());
     let running = Manager::start(plan).await.expect("the plan fits");
     while provider.waiting() > 0 {

@@ -29,10 +29,9 @@ async fn raw_bytes_are_read_and_done() {
 
 #[tokio::test(start_paused = true)]
 async fn output_is_kept_for_who_asked() {
-    let (_running, provider) = start(vec![function("say", |text: String, _: JobContext| async move {
-        Ok::<_, JobError>(text)
-    })])
-    .await;
+    let (_running, provider) =
+        start(vec![function("say", |text: String, _: JobContext| async move { Ok::<_, JobError>(text) })])
+            .await;
     let ids = enqueue(
         &provider,
         [

@@ -1,0 +1,351 @@
+//! Stores that fail, hang, forget, and come back.
+
+#[path = "setup/faulty.rs"]
+mod faulty;
+mod setup;
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, atomic::Ordering},
+    time::Duration,
+};
+
+use faulty::{Fault, Faulty};
+use ganger_core::{
+    Batch, Capabilities, JobContext, ProviderError, ProviderOptions, Sink, State, erase_provider,
+};
+use ganger_manager::{Manager, ManagerError, Running};
+use ganger_provider_memory::MemoryProvider;
+use ganger_worker_function::function;
+use setup::{Ledger, TestClock, acts, add, ends, enqueue, eventually, job, memory, states};
+use tokio::time::Instant;
+
+struct House {
+    running: Running,
+    store: Arc<MemoryProvider>,
+    line: Arc<Faulty>,
+    ledger: Ledger,
+}
+
+async fn house() -> House {
+    house_with(Faulty::new).await
+}
+
+async fn house_with(line: impl FnOnce(&Arc<MemoryProvider>) -> Arc<Faulty>) -> House {
+    let (ledger, clock) = (Ledger::default(), TestClock::new());
+    let store = memory(&clock);
+    let line = line(&store);
+    let plan = setup::bare_plan(&clock).opened_dyn("store", ProviderOptions::default(), line.clone());
+    let running = Manager::start(add(plan, acts("t", &ledger).slots(4))).await.unwrap();
+    House { running, store, line, ledger }
+}
+
+fn plain(count: usize) -> Vec<ganger_core::Job> {
+    (0..count).map(|_| job(r#"{"type":"t"}"#)).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn p4_an_exchange_whose_answer_is_lost_is_repeated_with_its_token() {
+    let house = house().await;
+    for fault in [Fault::LoseReply, Fault::HangReply, Fault::Fail, Fault::Hang] {
+        house.line.sent.lock().unwrap().clear();
+        house.line.exchanges.lock().unwrap().push_back(fault);
+        let ids = enqueue(&house.store, plain(3)).await;
+        let ended = ends(&house.store, &ids).await;
+        assert!(ended.iter().all(|end| end.state == Some(State::Done) && end.runs == 1), "{fault:?}");
+        let sent = house.line.sent.lock().unwrap();
+        assert_eq!(sent[0].0, sent[1].0, "{fault:?}: the same token");
+    }
+    assert_eq!(house.ledger.count(), 12);
+    assert_eq!(house.running.status().report().stale, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_cannot_remember_is_never_asked_twice_with_one_token() {
+    let forgets =
+        Capabilities { repeat: false, filter: true, schedule: true, follow: true, ..Capabilities::NONE };
+    let house = house_with(|store| Faulty::able(store, forgets)).await;
+    house.line.exchanges.lock().unwrap().extend([Fault::LoseReply, Fault::Fail]);
+    let ids = enqueue(&house.store, plain(5)).await;
+    let ended = ends(&house.store, &ids).await;
+    assert!(ended.iter().all(|end| end.state == Some(State::Done)));
+    let sent = house.line.sent.lock().unwrap();
+    let tokens: HashSet<_> = sent.iter().map(|(token, ..)| *token).collect();
+    assert_eq!(tokens.len(), sent.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn p5_the_backlog_moves_again_soon_after_the_fault_heals() {
+    for cut_for in [1, 5, 12, 60, 600] {
+        let house = house().await;
+        let text = r#"{"type":"t","params":{"sleep":0.5}}"#;
+        let ids = enqueue(&house.store, (0..200).map(|_| job(text))).await;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        house.line.cut.store(true, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_secs(cut_for)).await;
+        if cut_for >= 5 {
+            let ready = house.running.status().ready();
+            assert!(ready.reasons.iter().any(|reason| reason.contains("provider `store`")), "{ready:?}");
+        }
+        let began = house.ledger.count();
+        house.line.cut.store(false, Ordering::SeqCst);
+        let healed = Instant::now();
+        eventually("something runs", || house.ledger.count() > began).await;
+        assert!(healed.elapsed() < Duration::from_secs(17), "cut for {cut_for} s: {:?}", healed.elapsed());
+        let ended = ends(&house.store, &ids).await;
+        assert!(ended.iter().all(|end| end.state == Some(State::Done)));
+        eventually("readiness is back", || house.running.status().ready().is_ready()).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn p5_a_call_that_hangs_is_given_up() {
+    let house = house().await;
+    house.line.exchanges.lock().unwrap().extend([Fault::Hang, Fault::Hang]);
+    let began = Instant::now();
+    let ids = enqueue(&house.store, plain(1)).await;
+    ends(&house.store, &ids).await;
+    assert!(began.elapsed() < Duration::from_secs(17), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn p6_long_jobs_keep_their_lease() {
+    let house = house().await;
+    let text = r#"{"type":"t","params":{"sleep":120}}"#;
+    let ids = enqueue(&house.store, (0..4).map(|_| job(text))).await;
+    // Renewals fail now and then, as they do.
+    house.line.renewals.lock().unwrap().extend([Fault::Fail, Fault::LoseReply, Fault::Hang]);
+    let ended = ends(&house.store, &ids).await;
+    assert!(ended.iter().all(|end| end.state == Some(State::Done) && end.runs == 1));
+    assert_eq!(house.ledger.count(), 4);
+    assert!(house.line.most_held.load(Ordering::SeqCst) == 4);
+    let renewals = house.line.renewed.load(Ordering::SeqCst);
+    assert!((24..40).contains(&renewals), "{renewals} renewals in 120 s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn p6_what_cannot_be_renewed_is_stopped_at_two_thirds_of_its_lease() {
+    let house = house().await;
+    let ids = enqueue(&house.store, [job(r#"{"type":"t","params":[{"sleep":1000},"ok"]}"#)]).await;
+    eventually("it runs", || house.ledger.running() == 1).await;
+    house.line.cut.store(true, Ordering::SeqCst);
+    let cut = Instant::now();
+    eventually("it is stopped", || house.ledger.running() == 0).await;
+    let after = cut.elapsed();
+    assert!(after >= Duration::from_secs(4) && after <= Duration::from_millis(10_100), "{after:?}");
+    house.line.cut.store(false, Ordering::SeqCst);
+    // The lease was cut off, which proves nothing against the job: it is run again from the start.
+    eventually("it runs again", || house.ledger.count() == 2).await;
+    assert_eq!(states(&house.store, &ids).await, [State::Running]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn p6_after_an_absence_it_settles_and_renews_before_it_asks() {
+    let house = house().await;
+    enqueue(&house.store, [job(r#"{"type":"t","params":{"sleep":1000}}"#)]).await;
+    eventually("it runs", || house.ledger.running() == 1).await;
+    house.line.cut.store(true, Ordering::SeqCst);
+    eventually("it is stopped", || house.ledger.running() == 0).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    house.line.sent.lock().unwrap().clear();
+    let renewed = house.line.renewed.load(Ordering::SeqCst);
+    house.line.cut.store(false, Ordering::SeqCst);
+    eventually("it runs again", || house.ledger.count() == 2).await;
+    let sent = house.line.sent.lock().unwrap();
+    let asked = sent.iter().position(|(_, _, room)| !room.is_none()).unwrap();
+    assert!(sent[..asked].iter().any(|(_, settled, _)| *settled == 1), "it settled first: {sent:?}");
+    assert!(house.line.renewed.load(Ordering::SeqCst) > renewed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn p3_a_verdict_under_a_lost_lease_changes_nothing_and_is_counted() {
+    let (ledger, clock) = (Ledger::default(), TestClock::new());
+    let store = memory(&clock);
+    let line = Faulty::new(&store);
+    let plan = setup::bare_plan(&clock).opened_dyn("store", ProviderOptions::default(), line.clone());
+    // It does not see that it is fenced: blocking code that a fence cannot stop.
+    let deaf = ledger.clone();
+    let worker = function("t", move |_: (), job: JobContext| {
+        let ledger = deaf.clone();
+        async move {
+            let _running = ledger.start(&job);
+            if ledger.count() == 1 {
+                let _ = job.stopped().await;
+                tokio::time::sleep(Duration::from_millis(900)).await;
+            }
+            Ok::<_, ganger_core::JobError>(())
+        }
+    });
+    let running = Manager::start(add(plan, worker)).await.unwrap();
+    let ids = enqueue(&store, plain(1)).await;
+    eventually("it runs", || ledger.running() == 1).await;
+    // Another manager takes over while this one cannot renew.
+    line.cut.store(true, Ordering::SeqCst);
+    let mut other = setup::bare_plan(&clock).opened("store", ProviderOptions::default(), store.clone());
+    other.incarnation = 0xdef;
+    let _other = Manager::start(add(other, acts("t", &ledger))).await.unwrap();
+    let ended = ends(&store, &ids).await;
+    assert_eq!(ended[0].state, Some(State::Done));
+    line.cut.store(false, Ordering::SeqCst);
+    eventually("the stale verdict is counted", || running.status().report().stale == 1).await;
+    assert_eq!(ledger.count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn p7_a_suspect_is_run_alone_and_crashed_jobs_one_at_a_time() {
+    let (ledger, clock) = (Ledger::default(), TestClock::new());
+    let store = memory(&clock);
+    // A manager that dies with eight jobs running, three times over.
+    for incarnation in 1..=3 {
+        let mut plan = setup::plan_with(&store, &clock);
+        plan.incarnation = incarnation;
+        let idle = Ledger::default();
+        let running = Manager::start(add(plan, acts("t", &idle).slots(8))).await.unwrap();
+        if incarnation == 1 {
+            enqueue(&store, (0..8).map(|_| job(r#"{"type":"t","params":{"sleep":100}}"#))).await;
+        }
+        eventually("jobs run", || idle.count() >= if incarnation < 3 { 8 } else { 1 }).await;
+        drop(running);
+        tokio::time::sleep(Duration::from_secs(40)).await;
+    }
+    let running =
+        Manager::start(add(setup::plan_with(&store, &clock), acts("t", &ledger).slots(8))).await.unwrap();
+    eventually("all have ended", || store.waiting() == 0).await;
+    assert_eq!(ledger.most(), 1, "jobs that lost runs are run one at a time");
+    let report = running.status().report();
+    assert_eq!(report.by_type["t"].done + report.by_type["t"].dead, 8);
+}
+
+#[tokio::test(start_paused = true)]
+async fn p5_a_store_that_is_away_at_the_start_is_waited_for() {
+    let (ledger, clock) = (Ledger::default(), TestClock::new());
+    let store = memory(&clock);
+    let there = Instant::now() + Duration::from_secs(30);
+    let inner = store.clone();
+    let open: ganger_manager::OpenProviderFn = Arc::new(move |_| {
+        let inner = inner.clone();
+        Box::pin(async move {
+            if Instant::now() < there {
+                return Err(ProviderError::transient("connection refused"));
+            }
+            Ok(erase_provider(inner))
+        })
+    });
+    let plan = setup::bare_plan(&clock).provider("store", ProviderOptions::default(), open);
+    let running = Manager::start(add(plan, acts("t", &ledger))).await.unwrap();
+    let ready = running.status().ready();
+    assert!(ready.reasons[0].contains("connection refused"), "{ready:?}");
+    assert!(running.sink(None).is_none());
+    let ids = enqueue(&store, plain(1)).await;
+    ends(&store, &ids).await;
+    assert!(there.elapsed() < Duration::from_secs(2));
+    assert!(running.status().ready().is_ready() && running.sink(Some("store")).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_will_not_pass_stops_the_manager_with_its_message() {
+    let clock = TestClock::new();
+    let open: ganger_manager::OpenProviderFn =
+        Arc::new(|_| Box::pin(async { Err(ProviderError::refused("the file is of a newer format")) }));
+    let plan = setup::bare_plan(&clock).provider("store", ProviderOptions::default(), open);
+    let error = Manager::start(add(plan, acts("t", &Ledger::default()))).await.unwrap_err();
+    let ManagerError::Provider { name, error } = error else { panic!("{error}") };
+    assert_eq!((name.as_str(), error.is_refused()), ("store", true));
+
+    let house = house().await;
+    house.line.exchanges.lock().unwrap().push_back(Fault::Fatal);
+    enqueue(&house.store, plain(1)).await;
+    let error = house.running.ended().await.unwrap_err();
+    assert!(error.to_string().contains("permission denied"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_follows_is_stored_first_where_a_provider_cannot_hold_it() {
+    let cannot = Capabilities { repeat: true, filter: true, schedule: true, ..Capabilities::NONE };
+    let clock = TestClock::new();
+    let (source, spool) = (memory(&clock), memory(&clock));
+    let line = Faulty::able(&source, cannot);
+    let sink = NoSink(line.clone());
+    let plan = setup::bare_plan(&clock)
+        .opened_dyn("list", ProviderOptions::default(), Arc::new(sink))
+        .opened("spool", ProviderOptions::default(), spool.clone());
+    let handled = Arc::new(Mutex::new(Vec::new()));
+    let told = handled.clone();
+    let handler = function("keep", move |_: (), job: JobContext| {
+        let told = told.clone();
+        async move {
+            told.lock().unwrap().push(job.id().to_string());
+            Ok::<_, ganger_core::JobError>(())
+        }
+    });
+    let plan = add(plan, acts("t", &Ledger::default())).handler(ganger_manager::HandlerPlan {
+        name: "keep".into(),
+        workers: handler.workers,
+        options: handler.options,
+        params: None,
+    });
+    let _running = Manager::start(plan).await.unwrap();
+    let ids = enqueue(&source, [job(r#"{"id":"a","type":"t","params":"dead"}"#)]).await;
+    assert_eq!(ends(&source, &ids).await[0].state, Some(State::Dead));
+    eventually("the handler ran", || !handled.lock().unwrap().is_empty()).await;
+    assert_eq!(*handled.lock().unwrap(), ["a/failed/1"]);
+    assert!(spool.states(&["a/failed/1".parse().unwrap()]).await.unwrap()[0].is_some());
+}
+
+/// A provider that takes no jobs in.
+struct NoSink(Arc<Faulty>);
+
+impl ganger_core::DynProvider for NoSink {
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
+    }
+    fn wait<'a>(
+        &'a self,
+        room: &'a ganger_core::Room,
+    ) -> ganger_core::BoxFuture<'a, Result<(), ProviderError>> {
+        self.0.wait(room)
+    }
+    fn exchange<'a>(
+        &'a self,
+        give: &'a ganger_core::Exchange,
+    ) -> ganger_core::BoxFuture<'a, Result<ganger_core::Exchanged, ProviderError>> {
+        self.0.exchange(give)
+    }
+    fn renew<'a>(
+        &'a self,
+        beat: &'a ganger_core::Beat,
+        held: &'a [ganger_core::LeaseRef],
+    ) -> ganger_core::BoxFuture<'a, Result<Vec<ganger_core::Hold>, ProviderError>> {
+        self.0.renew(beat, held)
+    }
+    fn close(&self) -> ganger_core::BoxFuture<'_, Result<(), ProviderError>> {
+        self.0.close()
+    }
+    fn sink(&self) -> Option<Arc<dyn Sink>> {
+        None
+    }
+    fn admin(&self) -> Option<Arc<dyn ganger_core::Admin>> {
+        None
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b24_a_store_that_is_away_during_a_drain_gets_its_jobs_back_later() {
+    let house = house().await;
+    let ids = enqueue(&house.store, (0..4).map(|_| job(r#"{"type":"t","params":{"sleep":5}}"#))).await;
+    eventually("they run", || house.ledger.running() == 4).await;
+    house.line.cut.store(true, Ordering::SeqCst);
+    house.running.drain();
+    tokio::time::timeout(Duration::from_secs(90), house.running.ended()).await.unwrap().unwrap();
+    assert!(house.line.closed.load(Ordering::SeqCst));
+    // Their leases run out, and another manager does them.
+    let clock = TestClock::new();
+    let ledger = Ledger::default();
+    let mut other = setup::bare_plan(&clock).opened("store", ProviderOptions::default(), house.store.clone());
+    other.incarnation = 0xdef;
+    let _other = Manager::start(add(other, acts("t", &ledger))).await.unwrap();
+    let ended = ends(&house.store, &ids).await;
+    assert!(ended.iter().all(|end| end.state == Some(State::Done)));
+    let batch = house.store.enqueue(Batch::new(vec![])).await.unwrap();
+    assert!(batch.is_empty());
+}
