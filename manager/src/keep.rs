@@ -39,7 +39,8 @@ impl Keeper {
                         backing = Backing::new(u64::from(self.source.index) + 1);
                         sent + lease / 3
                     }
-                    false => self.house.clock.monotonic() + backing.next(),
+                    // Never longer than a third of the lease: what is claimed meanwhile must be fenced in time.
+                    false => self.house.clock.monotonic() + backing.next().min(lease / 3),
                 };
                 continue;
             }
