@@ -329,14 +329,21 @@ impl ExchangeLoop {
                 return None;
             }
             let now = self.house.clock.monotonic();
-            let forgets = !self.provider.capabilities().repeat;
-            if forgets || now.saturating_sub(first_sent) >= lease * 2 / 3 {
-                give.token = self.token();
+            let absent = now.saturating_sub(first_sent) >= lease * 2 / 3;
+            if absent || !self.provider.capabilities().repeat {
+                self.begin_anew(give, absent);
                 first_sent = now;
             }
-            if self.house.phase() != Phase::Running && forgets {
-                give.room = Room::none();
-            }
+        }
+    }
+
+    /// Goes on with a new token: the old one may have leased jobs, which run out by themselves. After an absence
+    /// everything is settled first, and asked for later.
+    fn begin_anew(&mut self, give: &mut Exchange, absent: bool) {
+        give.token = self.token();
+        self.source.collect(&mut give.settle);
+        if absent || self.house.phase() != Phase::Running {
+            give.room = Room::none();
         }
     }
 
