@@ -3,23 +3,41 @@
 
 mod support;
 
-use std::sync::{Arc, OnceLock, atomic::Ordering};
+use std::{
+    net::TcpListener,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use ganger_conformance::{WorkerHarness, worker::share_type};
 use ganger_core::{Job, Slots};
 use ganger_worker_http::{Http, HttpConfig};
 use serde_json::json;
-use support::{Server, answer, serve};
+use support::{answer, serve_on};
 
 /// A server that answers at once, or never.
-#[derive(Default)]
 struct Harness {
-    server: OnceLock<Server>,
-    hanging: Arc<std::sync::atomic::AtomicUsize>,
+    listener: TcpListener,
+    hanging: Arc<AtomicUsize>,
+}
+
+impl Harness {
+    fn new() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        Harness { listener, hanging: Arc::default() }
+    }
+
+    fn job(&self, path: &str) -> Job {
+        let url = format!("http://{}{path}", self.listener.local_addr().unwrap());
+        Job::new("http", &json!({"url": url})).unwrap()
+    }
 }
 
 /// A request that the server has not answered, until its connection is gone.
-struct Hanging(Arc<std::sync::atomic::AtomicUsize>);
+struct Hanging(Arc<AtomicUsize>);
 
 impl Drop for Hanging {
     fn drop(&mut self) {
@@ -30,7 +48,8 @@ impl Drop for Hanging {
 impl WorkerHarness for Harness {
     async fn workers(&self) -> Arc<dyn Slots> {
         let hanging = self.hanging.clone();
-        let server = serve(move |seen| {
+        let listener = tokio::net::TcpListener::from_std(self.listener.try_clone().unwrap()).unwrap();
+        serve_on(listener, move |seen| {
             let hanging = hanging.clone();
             async move {
                 if seen.uri.path() == "/endless" {
@@ -42,16 +61,15 @@ impl WorkerHarness for Harness {
             }
         })
         .await;
-        assert!(self.server.set(server).is_ok(), "the workers are made once");
         share_type::<Http>(HttpConfig::default()).await
     }
 
     fn quick(&self) -> Job {
-        Job::new("http", &json!({"url": self.server.get().unwrap().url("/")})).unwrap()
+        self.job("/")
     }
 
     fn endless(&self) -> Option<Job> {
-        Some(Job::new("http", &json!({"url": self.server.get().unwrap().url("/endless")})).unwrap())
+        Some(self.job("/endless"))
     }
 
     async fn goes_on(&self) -> bool {
@@ -59,4 +77,4 @@ impl WorkerHarness for Harness {
     }
 }
 
-ganger_conformance::worker!(Harness::default());
+ganger_conformance::worker!(Harness::new());

@@ -62,7 +62,15 @@ where
     F: Fn(Seen) -> A + Clone + Send + Sync + 'static,
     A: Future<Output = Response<Full<Bytes>>> + Send,
 {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    serve_on(TcpListener::bind("127.0.0.1:0").await.unwrap(), answer).await
+}
+
+/// Serves `answer` where a listener is bound.
+pub async fn serve_on<F, A>(listener: TcpListener, answer: F) -> Server
+where
+    F: Fn(Seen) -> A + Clone + Send + Sync + 'static,
+    A: Future<Output = Response<Full<Bytes>>> + Send,
+{
     let server = Server {
         address: listener.local_addr().unwrap(),
         connections: Arc::default(),
