@@ -10,7 +10,7 @@ use crate::{
     Config, Error, Ports, Signals,
     config::{ConfigError, Problem, Syntax},
     plan::{opener, plan_of},
-    plugins::{PLUGINS, code::CodeWorker},
+    plugins::{PLUGINS, function::CodeWorker},
 };
 
 /// ganger with every plugin that this program was built with.

@@ -27,5 +27,5 @@ pub use error::Error;
 pub use ganger_core::*;
 pub use ganger_manager::{Manager, ManagerError, Plan, PlanError};
 pub use plan::{Ports, catalog_of, host_name, plan_of};
-pub use plugins::code::{CodeWorker, blocking, function, typed};
+pub use plugins::function::{CodeWorker, blocking, function, typed};
 pub use signals::{Signal, Signals};

@@ -3,7 +3,7 @@
 use ganger_core::Plugin;
 
 /// Workers that are code of the program itself; they are no plugins, since no config can name them.
-pub use ganger_worker_function as code;
+pub use ganger_worker_function as function;
 
 /// The plugins that this program was built with.
 pub const PLUGINS: &[Plugin] = &[
@@ -13,6 +13,8 @@ pub const PLUGINS: &[Plugin] = &[
     ganger_provider_memory::PLUGIN,
     #[cfg(feature = "worker-cli")]
     ganger_worker_cli::PLUGIN,
+    #[cfg(feature = "worker-disk")]
+    ganger_worker_disk::PLUGIN,
     #[cfg(feature = "worker-forward")]
     ganger_worker_forward::PLUGIN,
     #[cfg(feature = "worker-http")]

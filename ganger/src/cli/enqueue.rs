@@ -8,8 +8,8 @@ use std::{
 
 use anstream::eprintln;
 use ganger_core::{
-    Batch, Enqueued, JOB_BYTES_MAX, Job, JobId, Period, Refused, RefusedKind, Role, Severity, Sink, State,
-    Timestamp, canonical_kind, name_fault,
+    Batch, Enqueued, JOB_BYTES_MAX, Job, JobId, Period, Refused, Role, Severity, Sink, State, Timestamp,
+    canonical_kind, name_fault,
 };
 use serde_json::{json, value::RawValue};
 
@@ -32,8 +32,8 @@ Examples:
   ganger enqueue cli --wait -- date
   ganger enqueue < jobs.jsonl
 
-One job a line on standard input, as {\"type\": \"cli\", \"params\": {\"command\": \"true\"}}: they are stored in
-batches; a line that is refused is told with its number, and disturbs no other.";
+On standard input, one job a line, as {\"type\": \"cli\", \"params\": {\"command\": \"true\"}}.
+They are stored in batches; a refused line is told with its number and disturbs no other.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -336,44 +336,40 @@ pub(crate) struct Tally {
     pub(crate) refused: u64,
 }
 
-/// Stores a batch of lines and tells what became of each.
+/// Stores a batch of lines and tells what became of each, in order.
 pub(crate) async fn put_lines(
     store: &Store,
     sink: &Arc<dyn Sink>,
     lines: Vec<Line>,
     tally: &mut Tally,
-    mut tell: impl FnMut(u64, Result<&Enqueued, &str>) -> Result<(), Failure>,
+    mut tell: impl FnMut(u64, &Result<Enqueued, String>) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    let (mut jobs, mut numbers) = (Vec::with_capacity(lines.len()), Vec::with_capacity(lines.len()));
+    let (mut jobs, mut numbers, mut told) = (Vec::new(), Vec::new(), Vec::new());
     for line in lines {
         match line.job {
             Ok(job) => {
                 jobs.push(job);
                 numbers.push(line.number);
             }
-            Err(why) => {
-                tally.refused += 1;
-                tell(line.number, Err(&why))?;
-            }
+            Err(why) => told.push((line.number, Err(why))),
         }
     }
-    if jobs.is_empty() {
-        return Ok(());
+    if !jobs.is_empty() {
+        let answers = put(store, &**sink, jobs).await?;
+        let answers = answers.into_iter().map(|answer| answer.map_err(|refused| refused.message));
+        told.extend(numbers.into_iter().zip(answers));
+        told.sort_by_key(|(number, _)| *number);
     }
-    for (number, answer) in numbers.into_iter().zip(put(store, &**sink, jobs).await?) {
+    for (number, answer) in &told {
         match answer {
             Ok(stored) => {
                 tally.stored += u64::from(!stored.existed);
                 tally.known += u64::from(stored.existed);
                 tally.known_open += u64::from(stored.existed && !stored.state.is_end());
-                tell(number, Ok(&stored))?;
             }
-            Err(refused) => {
-                tally.refused += 1;
-                let hint = if refused.kind == RefusedKind::Malformed { "no job: " } else { "" };
-                tell(number, Err(&format!("{hint}{}", refused.message)))?;
-            }
+            Err(_) => tally.refused += 1,
         }
+        tell(*number, answer)?;
     }
     Ok(())
 }

@@ -147,7 +147,10 @@ pub(crate) fn render(error: &ConfigError, colours: bool) -> String {
     let handler =
         GraphicalReportHandler::new_themed(theme).with_links(false).with_width(100).with_context_lines(1);
     let mut text = String::new();
-    for problem in error.problems.iter().take(SHOWN_MAX) {
+    for (n, problem) in error.problems.iter().take(SHOWN_MAX).enumerate() {
+        if n > 0 {
+            text.push('\n');
+        }
         let report = diagnostic(error, problem);
         // Writing to a String does not fail.
         let _ = handler.render_report(&mut text, report.as_ref());
@@ -159,20 +162,38 @@ pub(crate) fn render(error: &ConfigError, colours: bool) -> String {
     text.trim_end().to_owned()
 }
 
+/// The longest line that is shown whole; a longer one is only named.
+const LINE_MAX: usize = 200;
+
 fn diagnostic(error: &ConfigError, problem: &Problem) -> Report {
-    let mut diagnostic = MietteDiagnostic::new(match &problem.span {
-        Some(_) => problem.message.clone(),
-        None => format!("{}: {}", error.name(), problem.message),
+    let place = problem.span.as_ref().map(|span| {
+        let start = span.start.min(error.text.len());
+        (start, span.end.clamp(start, error.text.len()))
+    });
+    let shown =
+        place.filter(|(start, _)| lines_around(&error.text, *start).all(|line| line.len() <= LINE_MAX));
+    let mut diagnostic = MietteDiagnostic::new(match (place, shown) {
+        (_, Some(_)) => problem.message.clone(),
+        (Some((start, _)), None) => {
+            let (line, column) = error.position(start);
+            format!("{}:{line}:{column}: {}", error.name(), problem.message)
+        }
+        (None, None) => format!("{}: {}", error.name(), problem.message),
     });
     if let Some(help) = &problem.help {
         diagnostic = diagnostic.with_help(help.clone());
     }
-    let Some(span) = &problem.span else { return Report::new(diagnostic) };
-    let start = span.start.min(error.text.len());
-    let end = span.end.clamp(start, error.text.len());
+    let Some((start, end)) = shown else { return Report::new(diagnostic) };
     // A value over many lines is pointed at by its first.
     let end =
         error.text.as_bytes()[start..end].iter().position(|byte| *byte == b'\n').map_or(end, |at| start + at);
     let diagnostic = diagnostic.with_label(LabeledSpan::new_with_span(None, start..end));
-    Report::new(diagnostic).with_source_code(NamedSource::new(error.name(), error.text.clone()))
+    let text = super::out::same_length(&error.text);
+    Report::new(diagnostic).with_source_code(NamedSource::new(error.name(), text))
+}
+
+/// The line at a place, and its neighbours.
+fn lines_around(text: &str, at: usize) -> impl Iterator<Item = &str> {
+    let line = text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count();
+    text.lines().skip(line.saturating_sub(1)).take(3)
 }

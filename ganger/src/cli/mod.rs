@@ -43,10 +43,10 @@ Exit codes: 0 ok · 1 the answer is no · 2 usage or config · 3 a store is out 
 #[command(name = "ganger", version, about, after_help = EXAMPLES, max_term_width = 100)]
 pub(crate) struct Cli {
     /// The config file, in JSON, TOML or YAML by its extension
-    #[arg(short = 'c', long = "config", global = true, value_name = "FILE")]
+    #[arg(short = 'c', long = "config", global = true, value_name = "FILE", display_order = 900)]
     config: Option<PathBuf>,
     /// What is logged: error, warn, info, debug or trace, or rules like `ganger=debug` [env: GANGER_LOG]
-    #[arg(long, global = true, value_name = "LEVEL")]
+    #[arg(long, global = true, value_name = "LEVEL", display_order = 901)]
     log: Option<String>,
     #[command(subcommand)]
     command: Command,

@@ -72,6 +72,11 @@ pub(crate) fn harmless(text: &str) -> String {
     text.chars().map(show).collect()
 }
 
+/// A text whose control characters are blanked, byte for byte, so that places in it stay right.
+pub(crate) fn same_length(text: &str) -> String {
+    text.chars().map(|c| if c.is_ascii_control() && c != '\n' && c != '\t' { ' ' } else { c }).collect()
+}
+
 /// The same in one line.
 pub(crate) fn one_line(text: &str) -> String {
     harmless(text).trim().replace(['\n', '\t'], " ")

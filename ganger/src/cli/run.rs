@@ -13,11 +13,12 @@ use super::{
 
 const EXAMPLES: &str = "\
 Examples:
-  ganger run                                   jobs from ganger.db and from POSTs to 127.0.0.1:8081/job/add
+  ganger run                             jobs from ganger.db, and POSTs to 127.0.0.1:8081/job/add
   ganger run -c ganger.toml
-  ganger run --once --jobs jobs.jsonl          do the jobs of a file, then end
+  ganger run --once --jobs jobs.jsonl    do the jobs of a file, then end
 
-SIGTERM or Ctrl-C: running jobs finish within the grace, all others are handed back. A second one ends at once.";
+SIGTERM or Ctrl-C: running jobs finish within the grace, all others are handed back.
+A second one ends at once.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]

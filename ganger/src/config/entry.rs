@@ -144,7 +144,7 @@ impl Reader<'_> {
     pub(super) fn worker(&mut self, node: &Node, place: Place) -> Option<WorkerEntry> {
         let raw = self.raw(node, place)?;
         let split = self.split::<WorkerOptions>(&raw);
-        let sinks = sinks(&split.own).chain(sinks(&split.params)).collect();
+        let sinks = sinks(&raw.options).collect();
         let params = (place == Place::Handlers).then(|| self.params(&raw, split.params));
         let own = self.own(&raw, split.own);
         let generic: WorkerOptions = self.generic(&raw, split.generic)?;
@@ -274,10 +274,7 @@ impl Reader<'_> {
 
     fn mark_secret(&mut self, entry: &Entry, schemas: &[Option<&Schema>]) {
         if schemas.iter().flatten().any(|schema| is_secret(schema, &entry.key)) {
-            entry.value.texts(&mut |text| self.secrets.push(text.span.clone()));
-            if matches!(entry.value.kind, Kind::Number(_)) {
-                self.secrets.push(entry.value.span.clone());
-            }
+            entry.value.scalars(&mut |value| self.secrets.push(value.span.clone()));
         }
     }
 
@@ -375,9 +372,9 @@ impl Reader<'_> {
             };
             let span = parent.get(name).map_or_else(|| place.span.clone(), |entry| entry.key_span.clone());
             let mut known: Vec<&str> = quoted[1..].to_vec();
-            let generic = self.generic_names(raw);
+            let others = self.other_names(raw);
             if error.path.len() <= 1 {
-                known.extend(generic.iter().map(String::as_str));
+                known.extend(others.iter().map(String::as_str));
             }
             return Problem::at(span, format!("{subject} has no option `{name}`"))
                 .help(suggest(name, "options", &known));
@@ -397,15 +394,19 @@ impl Reader<'_> {
         Problem::at(place.span.clone(), format!("{what}: {message}"))
     }
 
-    fn generic_names(&self, raw: &Raw) -> Vec<String> {
-        let schema = match (raw.place, &raw.plugin.role) {
-            (Place::Providers, Role::Intake { .. }) => {
-                SchemaGenerator::default().into_root_schema_for::<IntakeOptions>()
-            }
-            (Place::Providers, _) => SchemaGenerator::default().into_root_schema_for::<ProviderOptions>(),
-            _ => SchemaGenerator::default().into_root_schema_for::<WorkerOptions>(),
+    /// The options that an entry has besides its plugin's own.
+    fn other_names(&self, raw: &Raw) -> Vec<String> {
+        let generator = SchemaGenerator::default();
+        let generic = match (raw.place, &raw.plugin.role) {
+            (Place::Providers, Role::Intake { .. }) => generator.into_root_schema_for::<IntakeOptions>(),
+            (Place::Providers, _) => generator.into_root_schema_for::<ProviderOptions>(),
+            _ => generator.into_root_schema_for::<WorkerOptions>(),
         };
-        properties(&schema)
+        let mut names = properties(&generic);
+        if let (Place::Handlers, Role::Worker { params_schema, .. }) = (raw.place, &raw.plugin.role) {
+            names.extend(properties(&params_schema()));
+        }
+        names
     }
 }
 
@@ -454,11 +455,11 @@ fn redact(message: &str, node: &Node) -> String {
 /// serde's words for types, in words.
 fn in_words(message: &str) -> String {
     const WORDS: [(&str, &str); 12] = [
-        ("expected u8", "expected a whole number"),
-        ("expected u16", "expected a whole number"),
-        ("expected u32", "expected a whole number"),
-        ("expected u64", "expected a whole number"),
-        ("expected usize", "expected a whole number"),
+        ("expected u8", "expected a whole number, not below 0"),
+        ("expected u16", "expected a whole number, not below 0"),
+        ("expected u32", "expected a whole number, not below 0"),
+        ("expected u64", "expected a whole number, not below 0"),
+        ("expected usize", "expected a whole number, not below 0"),
         ("expected i32", "expected a whole number"),
         ("expected i64", "expected a whole number"),
         ("expected f64", "expected a number"),

@@ -86,9 +86,16 @@ impl std::error::Error for ConfigError {}
 /// The name among `known` that `name` was probably meant to be.
 pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let lower = name.to_lowercase();
+    let likeness = |candidate: &str| {
+        let candidate = candidate.to_lowercase();
+        // Jaro-Winkler sees shared beginnings; for short names a slip of one or two letters says more.
+        let slips = strsim::osa_distance(&lower, &candidate);
+        let few = slips <= 1 + candidate.len() / 5 && slips < candidate.len();
+        strsim::jaro_winkler(&lower, &candidate).max(if few { 1.0 - 0.1 * slips as f64 } else { 0.0 })
+    };
     known
         .into_iter()
-        .map(|candidate| (strsim::jaro_winkler(&lower, &candidate.to_lowercase()), candidate))
+        .map(|candidate| (likeness(candidate), candidate))
         .filter(|(score, _)| *score > 0.75)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, candidate)| candidate)

@@ -17,7 +17,7 @@ use super::{
 pub(super) fn read(text: &str) -> Result<Node, Problem> {
     let whole: &RawValue = serde_json::from_str(text).map_err(|error| {
         let at = offset(text, error.line(), error.column());
-        Problem::at(at..at, plain(&error))
+        Problem::at(at..at, format!("not JSON from here on: {}", plain(&error)))
     })?;
     node(text, whole, 0)
 }

@@ -136,4 +136,13 @@ impl Node {
             _ => {}
         }
     }
+
+    /// Calls `see` with every value in it that is no list and no set of keys.
+    pub(crate) fn scalars(&self, see: &mut impl FnMut(&Node)) {
+        match &self.kind {
+            Kind::List(items) => items.iter().for_each(|item| item.scalars(see)),
+            Kind::Map(entries) => entries.iter().for_each(|entry| entry.value.scalars(see)),
+            _ => see(self),
+        }
+    }
 }

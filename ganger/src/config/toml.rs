@@ -9,13 +9,16 @@ use toml::{
 use super::{
     error::Problem,
     node::{Entry, Kind, Node, Span},
-    read::{DEPTH_MAX, no_number},
+    read::{DEPTH_MAX, duplicate, no_number},
 };
 
 pub(super) fn read(text: &str) -> Result<Node, Problem> {
     let table = DeTable::parse(text).map_err(|error| {
         let span = error.span().unwrap_or(0..0);
-        Problem::at(span, error.message())
+        if error.message() == "duplicate key" {
+            return duplicate(text.get(span.clone()).unwrap_or_default(), span);
+        }
+        Problem::at(span, format!("not TOML from here on: {}", error.message()))
     })?;
     let span = table.span();
     Ok(Node::new(span, Kind::Map(entries(table.get_ref(), 0)?)))

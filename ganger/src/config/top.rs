@@ -126,7 +126,7 @@ impl Top<'_> {
             "providers" | "workers" | "failure_handler" => return self.list(key, entry),
             "stats_port" => self.config.stats.read_port(node, &mut self.config.notes)?,
             "stats_token" => {
-                self.secrets.push(node.span.clone());
+                node.scalars(&mut |value| self.secrets.push(value.span.clone()));
                 let token = node.text().map(str::trim).filter(|token| !token.is_empty());
                 let token = token.ok_or_else(|| {
                     Problem::at(node.span.clone(), "`stats_token` must be a text that is not empty")

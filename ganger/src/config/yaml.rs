@@ -21,9 +21,13 @@ pub(super) fn read(text: &str) -> Result<Node, Problem> {
     }
     let raw: Spanned<Raw> = serde_saphyr::from_str(text).map_err(|error| {
         let span = error.location().map_or(0..0, |location| span(text, location));
+        if let Some(rest) = error.without_snippet().to_string().split("duplicate mapping key: ").nth(1) {
+            let key = rest.split(", set DuplicateKeyPolicy").next().unwrap_or(rest);
+            return duplicate(key, span);
+        }
         let message = error.without_snippet().to_string();
         let plain = message.rsplit_once(" at line ").map_or(message.as_str(), |(plain, _)| plain);
-        Problem::at(span, plain)
+        Problem::at(span, format!("not YAML from here on: {plain}"))
     })?;
     node(text, raw, 0)
 }

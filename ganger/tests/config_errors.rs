@@ -1,0 +1,211 @@
+//! What is wrong with a config is shown with its place and the nearest valid name, whatever it is written in.
+
+use std::{fs, process::Command};
+
+/// What `ganger check` says of a config.
+fn said(name: &str, text: impl AsRef<[u8]>) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join(name), text).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_ganger"))
+        .args(["check", "-c", name])
+        .current_dir(folder.path())
+        .env("NO_COLOR", "1")
+        .env_remove("GANGER_NOPE")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2), "{name}: {}", String::from_utf8_lossy(&output.stdout));
+    assert!(output.stdout.is_empty());
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn unknown_names_are_shown_with_the_nearest() {
+    insta::assert_snapshot!(
+        "names_json",
+        said(
+            "a.json",
+            r#"{
+  "stats_prot": ":9090",
+  "providers": [{"dsik": {}}, {"disk": {"db_nmae": "x.db"}}, {"memroy": {}}],
+  "workers": [{"cli": {"wokers": 4}}, {"file": {}}, {"cli": {"backoff": {"inital": "1s"}}}],
+  "failure_handler": [{"htpt": {}}]
+}
+"#
+        )
+    );
+    insta::assert_snapshot!("names_toml", said("a.toml", "[[workers]]\nhttp = { gard = true }\n"));
+    insta::assert_snapshot!(
+        "names_yaml",
+        said("a.yaml", "workers:\n  - cli:\n      env_pas: [A]\n  - &x http:\n      workrs: 3\n")
+    );
+}
+
+#[test]
+fn wrong_types_and_values_are_shown() {
+    insta::assert_snapshot!(
+        "types",
+        said(
+            "a.toml",
+            r#"stats_port = "nowhere"
+grace = "5 parsecs"
+output_max = -1
+unknown_type = "drop"
+
+[[providers]]
+disk = { db_name = 7, lease = 5 }
+
+[[providers]]
+disk = { target = -3 }
+
+[[workers]]
+cli = { workers = "three" }
+
+[[workers]]
+cli = { workers = -1 }
+
+[[workers]]
+cli = 4
+
+[[workers]]
+http = { guard = "yes" }
+
+[[workers]]
+http = { name = "two words" }
+"#
+        )
+    );
+}
+
+#[test]
+fn entries_of_the_wrong_shape_are_shown() {
+    insta::assert_snapshot!(
+        "shapes",
+        said(
+            "a.json",
+            r#"{
+  "providers": [{"disk": {}, "memory": {}}, {}, "disk", 7],
+  "workers": {"cli": {}},
+  "failure_handler": [{"cli": null}, {"http": {"urll": "http://127.0.0.1/"}}]
+}
+"#
+        )
+    );
+}
+
+#[test]
+fn names_that_do_not_fit_together_are_shown() {
+    insta::assert_snapshot!(
+        "together",
+        said(
+            "a.yaml",
+            r#"providers:
+  - disk: {}
+  - disk: {db_name: other.db}
+  - memory: {}
+  - memory: {name: second}
+workers:
+  - cli: {}
+  - cli.cli: {}
+  - forward: {to: dsk}
+failure_handlers:
+  - http: {url: "http://127.0.0.1:1/"}
+  - http: {url: "http://127.0.0.1:2/"}
+"#
+        )
+    );
+    insta::assert_snapshot!(
+        "circle",
+        said(
+            "a.yaml",
+            "providers:\n  - disk: {}\nworkers:\n  - cli: {}\nfailure_handler:\n  - forward: {to: disk}\n"
+        )
+    );
+}
+
+#[test]
+fn texts_that_cannot_be_read_are_shown() {
+    for (name, text) in [
+        ("cut.json", &b"{\"workers\": [{\"cli\": {"[..]),
+        ("twice.json", b"{\"grace\": \"1s\",\n \"grace\": \"2s\"}"),
+        ("cases.json", b"{\"Workers\": [],\n \"workers\": []}"),
+        ("latin.json", b"{\"grace\": \"\xff\"}"),
+        ("nul.toml", b"grace = \"1s\0\""),
+        ("list.json", b"[1]"),
+        ("cut.toml", b"workers = [1, 2\nb: }"),
+        ("twice.toml", b"grace = \"1s\"\ngrace = \"2s\"\n"),
+        ("cut.yaml", b"workers: [1, 2\ngrace: }"),
+        ("twice.yaml", b"grace: 1s\ngrace: 2s\n"),
+        ("kind.conf", b""),
+    ] {
+        insta::assert_snapshot!(name.replace('.', "_"), said(name, text));
+    }
+}
+
+#[test]
+fn depth_and_size_have_limits_and_long_lines_are_not_printed() {
+    for (name, text) in [
+        ("deep.json", format!("{}1{}", "{\"a\":".repeat(5_000), "}".repeat(5_000))),
+        ("deeper.json", "[".repeat(200_000)),
+        ("deep.toml", format!("a = {}{}", "[".repeat(5_000), "]".repeat(5_000))),
+        ("deep.yaml", format!("a: {}{}", "[".repeat(5_000), "]".repeat(5_000))),
+        ("large.json", format!("{{\"grace\": \"{}\"}}", "x".repeat(64 << 20))),
+        ("bomb.yaml", "a: &a [1,1,1,1,1,1,1,1,1]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d]\nf: &f [*e,*e,*e,*e,*e,*e,*e,*e,*e]\ng: &g [*f,*f,*f,*f,*f,*f,*f,*f,*f]\n".into()),
+    ] {
+        let said = said(name, text);
+        assert!(said.contains(name), "{name}: {said}");
+        assert!(said.len() < 4_000, "{name}: {} bytes", said.len());
+    }
+}
+
+#[test]
+fn variables_that_are_missing_are_shown() {
+    insta::assert_snapshot!(
+        "variables",
+        said(
+            "a.yaml",
+            "workers:\n  - cli: {cwd: \"${GANGER_NOPE}\"}\n  - http: {ca_file: \"${file:/nowhere/ca}\"}\n"
+        )
+    );
+}
+
+#[test]
+fn p11_secrets_are_in_no_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let secret = folder.path().join("secret");
+    fs::write(&secret, "canary-1\n").unwrap();
+    let text = format!(
+        "stats_port: 0.0.0.0:1\nstats_token: [canary-2]\nworkers:\n  - http: {{redirects: \"${{file:{}}}\"}}\n",
+        secret.display()
+    );
+    let said = said("a.yaml", text);
+    assert!(!said.contains("canary"), "{said}");
+    assert!(said.contains("redirects"), "{said}");
+}
+
+#[test]
+fn off_loopback_figures_need_a_token() {
+    insta::assert_snapshot!("open_stats", said("a.toml", "stats_port = \"0.0.0.0:9090\"\n"));
+}
+
+#[test]
+fn b9_a_worker_that_could_not_work_is_refused_before_anything_runs() {
+    for (text, why) in [
+        (r#"{"workers":[{"cil":{}}]}"#, "did you mean `cli`"),
+        (r#"{"workers":[{"cli":{"workers":0}}]}"#, "must be 1 or more"),
+        (r#"{"workers":[{"cli":{"workers":-1}}]}"#, "`workers`"),
+        (r#"{"workers":[{"disk":{"bucket":7}}]}"#, "`bucket`"),
+        (r#"{"workers":[{"cli":{}},{"cli.cli":{}}]}"#, "two workers are named `cli`"),
+    ] {
+        let said = said("a.json", text);
+        assert!(said.contains(why), "{text}: {said}");
+    }
+}
+
+#[test]
+fn b16_an_unknown_failure_handler_is_refused_before_anything_runs() {
+    let said = said("a.json", r#"{"failure_handler":[{"htpt":{"url":"http://127.0.0.1/"}}]}"#);
+    assert!(
+        said.contains("there is no failure handler `htpt`") && said.contains("did you mean `http`"),
+        "{said}"
+    );
+}
