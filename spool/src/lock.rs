@@ -69,7 +69,7 @@ fn byte(incarnation: u64, kind: i32) -> libc::flock {
     libc::flock {
         l_type: kind as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: (incarnation >> 2) as libc::off_t,
+        l_start: (incarnation % (libc::off_t::MAX as u64 - 1)) as libc::off_t,
         l_len: 1,
         l_pid: 0,
     }

@@ -2,12 +2,12 @@
 // Code of tests: a panic is how it speaks.
 #![allow(clippy::unwrap_used)]
 
-use std::{path::Path, sync::Arc};
+use std::path::Path;
 
-use ganger_conformance::{WorkerHarness, worker};
+use ganger_conformance::worker;
 use ganger_core::{
     Admin, Advice, Attempt, FailureRecord, Filter, Job, JobContext, JobError, JobView, Order, Output, Page,
-    SlotContext, Slots, State, Timestamp, Worker,
+    SlotContext, State, Timestamp, Worker,
 };
 use ganger_spool::{Source, Spool, SpoolOptions};
 use ganger_worker_disk::{Disk, DiskConfig, DiskParams};
@@ -150,26 +150,3 @@ async fn a_file_that_is_out_of_reach_is_tried_again() {
     std::fs::create_dir(&folder).unwrap();
     run(&mut disk, "a", json!({"job": {"type": "t"}})).await.unwrap();
 }
-
-struct Harness(tempfile::TempDir);
-
-impl WorkerHarness for Harness {
-    async fn workers(&self) -> Arc<dyn Slots> {
-        let config = DiskConfig { db_name: self.0.path().join("jobs.db"), bucket: None };
-        worker::share_type::<Disk>(config).await
-    }
-
-    fn quick(&self) -> Job {
-        Job::new("disk", &json!({"job": {"type": "test"}})).unwrap()
-    }
-
-    fn endless(&self) -> Option<Job> {
-        None
-    }
-
-    async fn goes_on(&self) -> bool {
-        false
-    }
-}
-
-ganger_conformance::worker!(Harness(tempfile::tempdir().unwrap()));
