@@ -21,12 +21,12 @@ use hyper_util::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::Semaphore,
 };
 
 use crate::{access::Access, stats::stats_json};
 
-/// How long a client may take to send its headers, or keep a connection idle.
+/// How long a client may take by default to send its headers, or keep a connection idle.
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a client may take to read an answer.
@@ -42,7 +42,7 @@ const CONNECTIONS_MAX: usize = 512;
 const FRESH: Duration = Duration::from_millis(100);
 
 /// Where and to whom figures are told.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// Host and port.
     pub listen: String,
@@ -52,6 +52,21 @@ pub struct Options {
     pub hosts: Vec<String>,
     /// The keys of providers in the figures, by their names.
     pub keys: Vec<(String, String)>,
+    /// How long a client may take to send its headers, or keep a connection idle.
+    pub headers_timeout: Duration,
+}
+
+impl Options {
+    /// On this address, for this machine only.
+    pub fn new(listen: impl Into<String>) -> Self {
+        Options {
+            listen: listen.into(),
+            token: None,
+            hosts: Vec::new(),
+            keys: Vec::new(),
+            headers_timeout: HEADERS_TIMEOUT,
+        }
+    }
 }
 
 /// Figures cannot be served.
@@ -103,7 +118,7 @@ impl Console {
             keys: options.keys,
             answer: Mutex::new(None),
         });
-        tokio::spawn(accept(listener, router(desk), stopper.handle()));
+        tokio::spawn(accept(listener, router(desk), options.headers_timeout, stopper.handle()));
         Ok(Console { address, _stopper: stopper })
     }
 
@@ -173,7 +188,7 @@ async fn readyz(State(desk): State<Arc<Desk>>, headers: HeaderMap) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
 }
 
-async fn accept(listener: TcpListener, router: Router, stop: Stop) {
+async fn accept(listener: TcpListener, router: Router, headers_timeout: Duration, stop: Stop) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let permit = tokio::select! {
@@ -189,7 +204,11 @@ async fn accept(listener: TcpListener, router: Router, stop: Stop) {
         };
         match accepted {
             Ok((stream, _)) => {
-                tokio::spawn(converse(stream, router.clone(), stop.clone(), permit));
+                let answered = converse(stream, router.clone(), headers_timeout, stop.clone());
+                tokio::spawn(async move {
+                    answered.await;
+                    drop(permit);
+                });
             }
             Err(error) => {
                 // Out of files, most likely: those in use must end first.
@@ -200,10 +219,10 @@ async fn accept(listener: TcpListener, router: Router, stop: Stop) {
     }
 }
 
-async fn converse(stream: TcpStream, router: Router, stop: Stop, _permit: OwnedSemaphorePermit) {
+async fn converse(stream: TcpStream, router: Router, headers_timeout: Duration, stop: Stop) {
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADERS_TIMEOUT)
+        .header_read_timeout(headers_timeout)
         .max_buf_size(HEADERS_MAX)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     tokio::select! {

@@ -182,10 +182,10 @@ pub(crate) async fn serve_stats(
 ) -> Result<Option<ganger_console::Console>, Error> {
     let Some(listen) = &stats.listen else { return Ok(None) };
     let options = ganger_console::Options {
-        listen: listen.clone(),
         token: stats.token.clone(),
         hosts: stats.hosts.clone(),
         keys,
+        ..ganger_console::Options::new(listen)
     };
     match ganger_console::Console::open(options, status).await {
         Ok(console) => Ok(Some(console)),

@@ -42,10 +42,12 @@ pub fn plan_of(config: &Config, registry: &Registry, ports: Ports) -> Plan {
             SourceOptions::Intake(_) => {}
         }
     }
-    if config.sources.iter().any(stores_by_default)
-        && !config.providers().any(|source| source.plugin.name == "disk")
-    {
-        plan = add_default_store(plan, registry);
+    if config.sources.iter().any(stores_by_default) {
+        let own = config.providers().find(|source| source.plugin.name == "disk");
+        plan = match own.map(|source| source.name.clone()) {
+            Some(name) => store_into(plan, &name),
+            None => add_default_store(plan, registry),
+        };
     }
     for worker in &config.workers {
         if let Some(workers) = workers_of(worker) {
@@ -106,7 +108,11 @@ fn add_default_store(plan: Plan, registry: &Registry) -> Plan {
     let name = if taken("disk") { "ganger.db" } else { "disk" };
     let Some(plugin) = registry.provider("disk") else { return plan };
     let Some(open) = opener(plugin, json!({ "db_name": "ganger.db" })) else { return plan };
-    let mut plan = plan.provider(name, ProviderOptions::default(), open);
+    store_into(plan.provider(name, ProviderOptions::default(), open), name)
+}
+
+/// Where the jobs of intakes go that do not say.
+fn store_into(mut plan: Plan, name: &str) -> Plan {
     for intake in &mut plan.intakes {
         intake.into.get_or_insert_with(|| name.to_owned());
     }

@@ -9,6 +9,8 @@ pub use ganger_worker_function as function;
 pub const PLUGINS: &[Plugin] = &[
     #[cfg(feature = "provider-disk")]
     ganger_provider_disk::PLUGIN,
+    #[cfg(feature = "provider-http")]
+    ganger_provider_http::PLUGIN,
     #[cfg(feature = "provider-memory")]
     ganger_provider_memory::PLUGIN,
     #[cfg(feature = "worker-cli")]

@@ -125,7 +125,9 @@ impl From<Error> for Failure {
         match error {
             Error::Config(error) => error.into(),
             Error::Manager(ganger_manager::ManagerError::Provider { name, error }) => {
-                Failure::store(&name, &error)
+                // What the manager gives up on at once is the set-up's fault.
+                let exit = if error.is_refused() { Exit::Refused } else { Exit::Usage };
+                Failure::new(exit, crate::plan::describe(&name, &error))
             }
             other => Failure::usage(other.to_string()),
         }
