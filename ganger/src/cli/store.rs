@@ -93,7 +93,8 @@ impl Store {
     }
 }
 
-async fn bounded<T>(
+/// Waits for an answer, but not for ever.
+pub(crate) async fn bounded<T>(
     name: &str,
     answer: impl Future<Output = Result<T, ProviderError>>,
 ) -> Result<T, Failure> {

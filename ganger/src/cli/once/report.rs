@@ -11,6 +11,7 @@ use crate::{
         enqueue::Tally,
         failure::{Exit, Failure},
         out::Out,
+        store::bounded,
         table::{Rows, counted, grouped, took},
         view::{last_error, shortened},
     },
@@ -93,7 +94,7 @@ async fn dead_of(watch: &Watch, name: &str, admin: &super::SharedAdmin) -> Resul
     let (mut dead, mut seen) = (Vec::new(), 0);
     let mut page = Page { limit: 500, after: None };
     while seen < DEAD_SEEN {
-        let views = admin.list(&filter, &page).await.map_err(|error| Failure::store(name, &error))?;
+        let views = bounded(name, admin.list(&filter, &page)).await?;
         let Some(last) = views.last() else { break };
         page.after = Some(last.id.clone());
         seen += views.len();
@@ -139,7 +140,7 @@ async fn print_left(
     admin: &super::SharedAdmin,
     out: &mut Out,
 ) -> Result<(), Failure> {
-    let counts = admin.counts().await.map_err(|error| Failure::store(name, &error))?;
+    let counts = bounded(name, admin.counts()).await?;
     let mut left = Rows::new(out, &["left", "type", "queue", "why"]).right(&[0]);
     for count in counts.iter().filter(|count| count.count > 0) {
         let why = match count.state {

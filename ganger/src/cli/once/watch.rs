@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 use ganger_core::{Filter, JobView, Page, Report, State, Timestamp};
 
 use super::SharedAdmin;
-use crate::cli::{failure::Failure, store::Store};
+use crate::cli::{
+    failure::Failure,
+    store::{Store, bounded},
+};
 
 /// What is watched: by when it was stored.
 pub(super) struct Watch {
@@ -63,17 +66,14 @@ impl Watch {
 
     /// How many there are, for the progress; 0 where nobody can tell.
     pub(super) async fn count(&self) -> u64 {
-        let mut count = 0;
-        for kind in &self.kinds {
-            let open = vec![State::Ready, State::Running];
-            let filter = Filter { states: Some(open), kind: Some(kind.clone()), ..Filter::default() };
-            for (_, admin) in &self.stores {
-                if let Some(admin) = admin {
-                    count += admin.count(&filter).await.unwrap_or(0);
-                }
-            }
+        let mut sum = 0;
+        for (name, admin) in &self.stores {
+            let Some(admin) = admin else { continue };
+            let counts = bounded(name, admin.counts()).await.unwrap_or_default();
+            let open = counts.iter().filter(|count| matches!(count.state, State::Ready | State::Running));
+            sum += open.filter(|count| self.does(&count.kind)).map(|count| count.count).sum::<u64>();
         }
-        count
+        sum
     }
 
     /// Whether everything watched has ended, or never will here.
@@ -109,22 +109,26 @@ impl Watch {
                 }
                 continue;
             };
-            for kind in &self.kinds {
+            // One count of all, so that only what is there is looked for.
+            for count in bounded(name, admin.counts()).await? {
+                let matters = match count.state {
+                    State::Ready | State::Scheduled => self.does(&count.kind),
+                    State::Running => true,
+                    _ => false,
+                };
+                if count.count == 0 || !matters {
+                    continue;
+                }
+                let waits = count.state != State::Scheduled;
                 let filter = Filter {
-                    states: Some(vec![State::Ready, State::Running]),
-                    kind: Some(kind.clone()),
+                    states: Some(vec![count.state]),
+                    kind: Some(count.kind),
+                    queue: Some(count.queue),
                     ..Filter::default()
                 };
-                if self.finds(name, admin, &filter, |_| true).await? {
+                if self.finds(name, admin, &filter, |view| waits || view.retrying).await? {
                     return Ok(true);
                 }
-            }
-            let held = Filter { states: Some(vec![State::Running]), ..Filter::default() };
-            let later = Filter { states: Some(vec![State::Scheduled]), ..Filter::default() };
-            if self.finds(name, admin, &held, |_| true).await?
-                || self.finds(name, admin, &later, |view| view.retrying && self.is_done_here(view)).await?
-            {
-                return Ok(true);
             }
         }
         Ok(false)
@@ -140,7 +144,7 @@ impl Watch {
     ) -> Result<bool, Failure> {
         let mut page = Page { limit: 200, after: None };
         loop {
-            let views = admin.list(filter, &page).await.map_err(|error| Failure::store(name, &error))?;
+            let views = bounded(name, admin.list(filter, &page)).await?;
             if views.iter().any(|view| self.is_watched(view) && counts(view)) {
                 return Ok(true);
             }
@@ -156,11 +160,6 @@ impl Watch {
         let created = view.job.as_ref().and_then(|job| job.created_at);
         let in_time = created.is_none_or(|at| at <= self.until && self.from.is_none_or(|from| at >= from));
         in_time || view.id.to_string().contains('/')
-    }
-
-    /// Whether a worker here does it.
-    pub(super) fn is_done_here(&self, view: &JobView) -> bool {
-        view.job.as_ref().is_some_and(|job| self.kinds.iter().any(|kind| *kind == *job.kind))
     }
 
     /// Whether a worker here does this type.
