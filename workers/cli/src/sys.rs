@@ -31,7 +31,8 @@ pub(crate) struct Spawn<'a> {
     pub(crate) output: BorrowedFd<'a>,
 }
 
-/// Starts a command as the leader of a new process group, with no signal blocked or ignored. It inherits no other
+/// Starts a command as the leader of a new process group, with no signal blocked or (of those that
+/// commonly are) ignored. It inherits no other
 /// file: all that Rust opens is close-on-exec.
 ///
 /// posix_spawn(3) with CLONE_VFORK is about twice as quick as fork and exec, and its errors are the child's own
@@ -68,6 +69,23 @@ fn check(error: c_int) -> io::Result<()> {
     if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }
 }
 
+/// Signals that a command has back at their default, for an ignored one stays ignored through exec: Rust ignores
+/// SIGPIPE, nohup SIGHUP, and a shell SIGINT and SIGQUIT for what it starts in the background.
+const COMMONLY_IGNORED: [c_int; 12] = [
+    libc::SIGHUP,
+    libc::SIGINT,
+    libc::SIGQUIT,
+    libc::SIGPIPE,
+    libc::SIGALRM,
+    libc::SIGTERM,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGCHLD,
+    libc::SIGTSTP,
+    libc::SIGTTIN,
+    libc::SIGTTOU,
+];
+
 struct Attributes(libc::posix_spawnattr_t);
 
 impl Attributes {
@@ -80,8 +98,9 @@ impl Attributes {
             let mut signals = MaybeUninit::uninit();
             libc::sigemptyset(signals.as_mut_ptr());
             check(libc::posix_spawnattr_setsigmask(&mut attributes.0, signals.as_ptr()))?;
-            // Rust ignores SIGPIPE, and an ignored signal stays ignored through exec.
-            libc::sigaddset(signals.as_mut_ptr(), libc::SIGPIPE);
+            for signal in COMMONLY_IGNORED {
+                libc::sigaddset(signals.as_mut_ptr(), signal);
+            }
             check(libc::posix_spawnattr_setsigdefault(&mut attributes.0, signals.as_ptr()))?;
             check(libc::posix_spawnattr_setpgroup(&mut attributes.0, 0))?;
             let flags =

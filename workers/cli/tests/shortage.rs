@@ -96,6 +96,24 @@ async fn played_deaf_host() {
     }
 }
 
+#[test]
+fn a_command_hears_signals_that_gangers_own_parent_ignored() {
+    play("played_by_nohup", "trap '' HUP INT QUIT TERM;");
+}
+
+/// Not a test by itself: see [`play`].
+#[tokio::test]
+async fn played_by_nohup() {
+    if !plays() {
+        return;
+    }
+    let (result, printed) = Rig::new().await.sh("grep SigIgn /proc/self/status").await;
+    assert!(result.is_ok());
+    let ignored = u64::from_str_radix(printed.split_whitespace().last().unwrap(), 16).unwrap();
+    // Those above 31 are the C library's own.
+    assert_eq!(ignored & 0x7fff_ffff, 0, "{printed}");
+}
+
 /// A control group with little memory, where this user may make one.
 struct SmallGroup(String);
 
