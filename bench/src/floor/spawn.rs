@@ -16,7 +16,7 @@ const PROGRAM: &CStr = c"/bin/true";
 ///
 /// # Errors
 /// The system refuses a pipe or a child, or `/bin/true` fails.
-pub fn trues(n: u64, slots: usize) -> io::Result<()> {
+pub(crate) fn trues(n: u64, slots: usize) -> io::Result<()> {
     let left = AtomicI64::new(i64::try_from(n).unwrap_or(i64::MAX));
     std::thread::scope(|scope| {
         let run = || -> io::Result<()> {

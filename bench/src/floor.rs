@@ -1,0 +1,5 @@
+//! The floors: the same work with no manager, as bare as it can be done.
+
+pub(crate) mod http;
+pub(crate) mod spawn;
+pub(crate) mod sqlite;
