@@ -24,6 +24,7 @@ pub(crate) fn open_writer(path: &Path, create: bool) -> Result<Connection, Store
     if create {
         flags |= OpenFlags::SQLITE_OPEN_CREATE;
     }
+    look_first(path)?;
     let mut connection = Connection::open_with_flags(path, flags)?;
     connection.busy_handler(Some(wait_for_lock))?;
     // Pages of 8 KiB take a tenth off the cost of a drain; a file that exists keeps its own.
@@ -40,6 +41,18 @@ pub(crate) fn open_writer(path: &Path, create: bool) -> Result<Connection, Store
     connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
     connection.set_prepared_statement_cache_capacity(128);
     Ok(connection)
+}
+
+/// Refuses a file that this program may not use before anything is set in it.
+fn look_first(path: &Path) -> Result<(), StoreError> {
+    if std::fs::metadata(path).map_or(0, |file| file.len()) == 0 {
+        return Ok(());
+    }
+    // One that cannot write leaves the log of a process that died as it is.
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_handler(Some(wait_for_lock))?;
+    check(&connection, MIGRATIONS.len()).map(drop)
 }
 
 /// Opens a connection that only reads.
@@ -144,4 +157,88 @@ pub(crate) fn is_fatal_to_transaction(error: &rusqlite::Error) -> bool {
                 | ErrorCode::DatabaseBusy
         )
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A format that may come after this one.
+    const NEXT: &str = "ALTER TABLE job ADD COLUMN colour TEXT; UPDATE job SET colour = 'red'";
+
+    fn next() -> Vec<&'static str> {
+        MIGRATIONS.iter().copied().chain([NEXT]).collect()
+    }
+
+    fn file() -> (tempfile::TempDir, std::path::PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("jobs.db");
+        (dir, path)
+    }
+
+    fn version(db: &Connection) -> i64 {
+        db.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap()
+    }
+
+    #[test]
+    fn an_older_file_is_brought_up_to_date_with_what_it_holds() {
+        let (_dir, path) = file();
+        let db = open_writer(&path, true).unwrap();
+        migrate(&db, MIGRATIONS).unwrap();
+        assert_eq!(version(&db), 1);
+        db.execute("INSERT INTO jobs (type) VALUES ('test')", []).unwrap();
+        db.execute_batch(
+            "INSERT INTO lane VALUES (1, 'default', 'test'); INSERT INTO job (seq, lane, state, changed, priority, rare, \
+             cancel, suspect, spent, crashes, capture_output, created_at, id) VALUES (9, 1, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 'a')",
+        )
+        .unwrap();
+        drop(db);
+        let db = open_writer(&path, true).unwrap();
+        migrate(&db, &next()).unwrap();
+        assert_eq!(version(&db), 2);
+        let colour: String =
+            db.query_row("SELECT colour FROM job WHERE id = 'a'", [], |row| row.get(0)).unwrap();
+        assert_eq!(colour, "red");
+        assert_eq!(db.query_row("SELECT count(*) FROM jobs", [], |row| row.get::<_, i64>(0)).unwrap(), 2);
+        migrate(&db, &next()).unwrap();
+    }
+
+    #[test]
+    fn a_migration_that_fails_leaves_the_file_as_it_was() {
+        let (_dir, path) = file();
+        let db = open_writer(&path, true).unwrap();
+        migrate(&db, MIGRATIONS).unwrap();
+        let broken: Vec<&str> = next().into_iter().chain(["CREATE TABLE job (x)"]).collect();
+        assert!(migrate(&db, &broken).is_err());
+        assert_eq!(version(&db), 1);
+        assert!(db.prepare("SELECT colour FROM job").is_err());
+    }
+
+    #[test]
+    fn the_format_before_runs_beside_this_one_and_an_older_one_is_refused() {
+        let (_dir, path) = file();
+        let db = open_writer(&path, true).unwrap();
+        migrate(&db, &next()).unwrap();
+        // The new format says that programs of the one before may use it.
+        assert_eq!(check(&db, 1).unwrap(), 2);
+        migrate(&db, MIGRATIONS).unwrap();
+        assert_eq!(version(&db), 2, "the older program leaves the newer format alone");
+        let mut known = 1;
+        recheck(&db, &mut known).unwrap();
+        assert_eq!(known, 2);
+        db.execute("UPDATE meta SET value = 2 WHERE key = 'oldest'", []).unwrap();
+        let error = check(&db, 1).unwrap_err().to_string();
+        assert!(error.contains("its format is 2, and this ganger knows formats up to 1"), "{error}");
+        let mut known = 1;
+        assert!(recheck(&db, &mut known).is_err(), "also a program that has the file open learns it");
+    }
+
+    #[test]
+    fn the_database_of_another_program_is_refused_and_left_as_it_is() {
+        let (_dir, path) = file();
+        Connection::open(&path).unwrap().execute_batch("CREATE TABLE theirs (x)").unwrap();
+        let before = std::fs::read(&path).unwrap();
+        assert!(matches!(open_writer(&path, true), Err(StoreError::Refused(_))));
+        assert_eq!(std::fs::read(&path).unwrap(), before);
+    }
 }
