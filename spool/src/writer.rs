@@ -226,7 +226,11 @@ impl Writer {
             results.push(result);
         }
         prune::prune(&mut tx)?;
-        fail::fail_point!("spool::before_commit");
+        fail::fail_point!("spool::before_commit", |fault| {
+            let full = fault.as_deref() == Some("full");
+            let code = if full { rusqlite::ffi::SQLITE_FULL } else { rusqlite::ffi::SQLITE_IOERR_FSYNC };
+            Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None).into())
+        });
         db.prepare_cached("COMMIT")?.execute([])?;
         fail::fail_point!("spool::after_commit");
         Ok(results)
