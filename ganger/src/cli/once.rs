@@ -158,9 +158,8 @@ async fn until_done(
             }
             _ = signals.next() => break,
             _ = tick.tick() => {
-                let report = status.report();
-                progress.show(&report);
-                if watch.is_over(&report).await {
+                progress.show(&status.report());
+                if watch.is_over(&*status).await {
                     running.drain();
                     ended.await?;
                     return Ok(End::Done);

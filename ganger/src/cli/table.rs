@@ -2,7 +2,7 @@
 
 use std::env;
 
-use comfy_table::{Attribute, Cell, CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::{Attribute, Cell, CellAlignment, ColumnConstraint, ContentArrangement, Table, presets};
 
 use super::failure::Failure;
 use super::out::{Out, one_line};
@@ -10,8 +10,8 @@ use super::out::{Out, one_line};
 /// A table: a heading for each column, then rows.
 pub(crate) struct Rows {
     table: Table,
-    bold: bool,
     right: Vec<usize>,
+    whole: Vec<usize>,
 }
 
 impl Rows {
@@ -38,12 +38,18 @@ impl Rows {
             if bold { cell.add_attribute(Attribute::Bold) } else { cell }
         };
         table.set_header(headings.iter().map(heading));
-        Rows { table, bold, right: Vec::new() }
+        Rows { table, right: Vec::new(), whole: Vec::new() }
     }
 
     /// Columns of numbers, by their places.
     pub(crate) fn right(mut self, columns: &[usize]) -> Self {
         self.right = columns.to_vec();
+        self
+    }
+
+    /// Columns that are never broken, by their places: what people copy.
+    pub(crate) fn whole(mut self, columns: &[usize]) -> Self {
+        self.whole = columns.to_vec();
         self
     }
 
@@ -61,9 +67,11 @@ impl Rows {
         if self.is_empty() {
             return Ok(());
         }
-        let _ = self.bold;
         for (at, column) in self.table.column_iter_mut().enumerate() {
             column.set_padding((0, 2));
+            if self.whole.contains(&at) {
+                column.set_constraint(ColumnConstraint::ContentWidth);
+            }
             if self.right.contains(&at) {
                 column.set_cell_alignment(CellAlignment::Right);
             }

@@ -50,7 +50,9 @@ pub(crate) fn view_json(view: &JobView) -> Value {
 /// A table of stored jobs.
 pub(crate) fn print_list(out: &mut Out, views: &[JobView]) -> Result<(), Failure> {
     let now = Timestamp::now();
-    let mut rows = Rows::new(out, &["id", "state", "type", "name", "runs", "age", "what"]).right(&[4, 5]);
+    let mut rows = Rows::new(out, &["id", "state", "type", "name", "runs", "age", "what"])
+        .right(&[4, 5])
+        .whole(&[0, 1, 4, 5]);
     for view in views {
         let job = view.job.as_ref();
         let created = job.and_then(|job| job.created_at);
@@ -58,7 +60,7 @@ pub(crate) fn print_list(out: &mut Out, views: &[JobView]) -> Result<(), Failure
             view.id.to_string(),
             state_word(view).to_owned(),
             job.map_or("(no job)", |job| job.kind.as_str()).to_owned(),
-            job.and_then(|job| job.name.as_deref()).unwrap_or_default().to_owned(),
+            shortened(job.and_then(|job| job.name.as_deref()).unwrap_or_default(), 32),
             runs(view).to_string(),
             created.map(|at| span(now.as_millis() - at.as_millis())).unwrap_or_default(),
             shortened(&summary(view, now), 80),
@@ -100,9 +102,14 @@ fn summary(view: &JobView, now: Timestamp) -> String {
     }
 }
 
-/// What went wrong last.
+/// What went wrong last, and the last line that the run printed.
 pub(crate) fn last_error(view: &JobView) -> Option<String> {
-    view.attempts.iter().rev().find_map(|attempt| attempt.error.clone())
+    let attempt = view.attempts.iter().rev().find(|attempt| attempt.error.is_some())?;
+    let error = attempt.error.clone()?;
+    match attempt.output.lines().rev().find(|line| !line.trim().is_empty()) {
+        Some(line) if !error.contains(line.trim()) => Some(format!("{error}: {}", line.trim())),
+        _ => Some(error),
+    }
 }
 
 pub(crate) fn shortened(text: &str, max: usize) -> String {

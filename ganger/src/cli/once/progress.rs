@@ -17,7 +17,7 @@ impl Progress {
             false => ProgressDrawTarget::hidden(),
         };
         let bar = ProgressBar::with_draw_target(None, target);
-        bar.set_style(style("{spinner} storing jobs: {human_pos} ({per_sec})"));
+        bar.set_style(style("{spinner} storing jobs: {human_pos}"));
         Progress { bar }
     }
 
@@ -30,7 +30,7 @@ impl Progress {
     pub(super) fn begin(&self, total: u64) {
         self.bar.reset();
         self.bar.set_length(total);
-        self.bar.set_style(style("{bar:30} {human_pos}/{human_len} jobs · {per_sec} · {msg}"));
+        self.bar.set_style(style("{bar:30} {human_pos}/{human_len} jobs · {msg}"));
     }
 
     /// Says how it stands.
@@ -39,7 +39,9 @@ impl Progress {
         let ended = sum(|figures| figures.done + figures.dead + figures.cancelled + figures.expired);
         self.bar.set_position(ended.min(self.bar.length().unwrap_or(u64::MAX)));
         let running: u64 = report.pools.values().map(|pool| u64::from(pool.busy)).sum();
-        self.bar.set_message(format!("{running} running, {} failed runs", sum(|figures| figures.failed)));
+        let rate: f64 = report.rate_by_type.values().sum();
+        let failed = sum(|figures| figures.failed);
+        self.bar.set_message(format!("{rate:.0} a second · {running} running · {failed} failed runs"));
     }
 
     /// Prints something without spoiling the bar.

@@ -113,14 +113,14 @@ fn print_dead(dead: &[JobView], out: &mut Out) -> Result<(), Failure> {
         return Ok(());
     }
     out.line("")?;
-    let mut rows = Rows::new(out, &["dead", "type", "name", "runs", "why"]).right(&[3]);
+    let mut rows = Rows::new(out, &["dead", "type", "name", "runs", "why"]).right(&[3]).whole(&[0, 3]);
     for view in dead.iter().take(DEAD_SHOWN) {
         let job = view.job.as_ref();
         let why = last_error(view).or_else(|| view.reason.clone()).unwrap_or_default();
         rows.row([
             view.id.to_string(),
             job.map_or("(no job)", |job| job.kind.as_str()).to_owned(),
-            job.and_then(|job| job.name.as_deref()).unwrap_or_default().to_owned(),
+            shortened(job.and_then(|job| job.name.as_deref()).unwrap_or_default(), 32),
             crate::cli::view::runs(view).to_string(),
             shortened(&why, 80),
         ]);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use ganger_core::{Filter, JobView, Page, Report, State, Timestamp};
+use ganger_core::{Count, Filter, JobView, Page, State, Status, Timestamp};
 
 use super::SharedAdmin;
 use crate::cli::{
@@ -41,6 +41,13 @@ impl Look {
 const LOOK_MIN: Duration = Duration::from_millis(50);
 const LOOK_MAX: Duration = Duration::from_secs(1);
 
+/// How many runs have ended, and whether anything is under way.
+fn activity(status: &dyn Status) -> (u64, bool) {
+    let report = status.report();
+    let finished = report.by_type.values().map(|figures| figures.runs).sum();
+    (finished, report.pools.values().any(|pool| pool.busy > 0 || pool.queued > 0))
+}
+
 /// How long nothing may happen before that stands for "nothing left", where a store cannot list its jobs.
 const IDLE_ENOUGH: Duration = Duration::from_secs(1);
 
@@ -77,9 +84,8 @@ impl Watch {
     }
 
     /// Whether everything watched has ended, or never will here.
-    pub(super) async fn is_over(&mut self, report: &Report) -> bool {
-        let finished: u64 = report.by_type.values().map(|figures| figures.runs).sum();
-        let busy = report.pools.values().any(|pool| pool.busy > 0 || pool.queued > 0);
+    pub(super) async fn is_over(&mut self, status: &dyn Status) -> bool {
+        let (finished, busy) = activity(status);
         if busy || finished != self.look.finished {
             self.look = Look::new(finished);
         }
@@ -88,7 +94,8 @@ impl Watch {
         }
         let began = Instant::now();
         let over = match self.any_open().await {
-            Ok(open) => !open,
+            // A job that moved on while it was looked for shows in the figures.
+            Ok(open) => !open && activity(status) == (finished, false),
             // A store out of reach says nothing; the manager tries on, and so do we.
             Err(failure) => {
                 tracing::debug!(?failure, "watching");
@@ -103,35 +110,41 @@ impl Watch {
 
     async fn any_open(&self) -> Result<bool, Failure> {
         for (name, admin) in &self.stores {
-            let Some(admin) = admin else {
-                if self.look.idle_since.elapsed() < IDLE_ENOUGH {
-                    return Ok(true);
-                }
-                continue;
-            };
-            // One count of all, so that only what is there is looked for.
-            for count in bounded(name, admin.counts()).await? {
-                let matters = match count.state {
-                    State::Ready | State::Scheduled => self.does(&count.kind),
-                    State::Running => true,
-                    _ => false,
-                };
-                if count.count == 0 || !matters {
-                    continue;
-                }
-                let waits = count.state != State::Scheduled;
-                let filter = Filter {
-                    states: Some(vec![count.state]),
-                    kind: Some(count.kind),
-                    queue: Some(count.queue),
-                    ..Filter::default()
-                };
-                if self.finds(name, admin, &filter, |view| waits || view.retrying).await? {
-                    return Ok(true);
-                }
+            match admin {
+                None if self.look.idle_since.elapsed() < IDLE_ENOUGH => return Ok(true),
+                None => {}
+                Some(admin) if self.any_open_in(name, admin).await? => return Ok(true),
+                Some(_) => {}
             }
         }
         Ok(false)
+    }
+
+    async fn any_open_in(&self, name: &str, admin: &SharedAdmin) -> Result<bool, Failure> {
+        // One count of all, so that only what is there is looked for.
+        let counts = bounded(name, admin.counts()).await?;
+        let open = |count: &&Count| count.count > 0 && !count.state.is_end();
+        let mut kinds: Vec<String> = counts.iter().filter(open).map(|count| count.kind.clone()).collect();
+        kinds.sort_unstable();
+        kinds.dedup();
+        let of = |kind: Option<&String>, states: &[State]| Filter {
+            states: Some(states.to_vec()),
+            kind: kind.cloned(),
+            ..Filter::default()
+        };
+        let waiting = [State::Ready, State::Running];
+        for kind in kinds.iter().filter(|kind| self.does(kind)) {
+            // A retry that comes due between the first two is found by the third.
+            let retrying = |view: &JobView| view.retrying;
+            if self.finds(name, admin, &of(Some(kind), &waiting), |_| true).await?
+                || self.finds(name, admin, &of(Some(kind), &[State::Scheduled]), retrying).await?
+                || self.finds(name, admin, &of(Some(kind), &waiting), |_| true).await?
+            {
+                return Ok(true);
+            }
+        }
+        // Jobs of other types are held by other gangers.
+        self.finds(name, admin, &of(None, &[State::Running]), |_| true).await
     }
 
     /// Whether a watched job is among those that match.
