@@ -10,11 +10,16 @@ use tokio::net::TcpListener;
 
 use crate::HttpIntakeConfig;
 
-/// Binds the address that the config names. Off this machine only with a token.
+/// Binds the address that the config names. Off this machine only with a token. `None`, with a warning, if the
+/// address was not asked for and is taken: several gangers on one machine get on.
 ///
 /// # Errors
 /// Fatal: an address that is none, that is taken, or that others reach without a token.
-pub(crate) async fn bind(name: &str, config: &HttpIntakeConfig) -> Result<TcpListener, ProviderError> {
+pub(crate) async fn bind(
+    name: &str,
+    config: &HttpIntakeConfig,
+    configured: bool,
+) -> Result<Option<TcpListener>, ProviderError> {
     let text = config.listen_on.trim();
     let addresses = resolve(name, text).await?;
     let open = addresses.iter().find(|address| !address.ip().to_canonical().is_loopback());
@@ -24,7 +29,19 @@ pub(crate) async fn bind(name: &str, config: &HttpIntakeConfig) -> Result<TcpLis
              (`token = \"${{file:/run/secrets/ganger}}\"`), or listen on 127.0.0.1"
         )));
     }
-    TcpListener::bind(&addresses[..]).await.map_err(|error| {
+    let bound = TcpListener::bind(&addresses[..]).await;
+    if let Err(error) = &bound
+        && error.kind() == io::ErrorKind::AddrInUse
+        && !configured
+    {
+        tracing::warn!(
+            intake = name,
+            "{text} is taken, by another ganger perhaps: no jobs come in here over HTTP; `listen_on` takes another \
+             address"
+        );
+        return Ok(None);
+    }
+    bound.map(Some).map_err(|error| {
         let help = match error.kind() {
             io::ErrorKind::AddrInUse => "; is another ganger running? `listen_on` takes another address",
             io::ErrorKind::PermissionDenied => "; ports below 1024 need a permission",
@@ -111,7 +128,9 @@ mod tests {
             token: token.map(Secret::new),
             ..HttpIntakeConfig::default()
         };
-        bind("http", &config).await.map(|listener| listener.local_addr().expect("it is bound"))
+        bind("http", &config, true)
+            .await
+            .map(|listener| listener.expect("it was asked for").local_addr().expect("it is bound"))
     }
 
     #[tokio::test]
@@ -138,6 +157,8 @@ mod tests {
         let error = bound(&taken, None).await.unwrap_err();
         assert_eq!(error.severity(), Severity::Fatal);
         assert!(error.to_string().contains(&taken) && error.to_string().contains("in use"), "{error}");
+        let config = HttpIntakeConfig { listen_on: taken, ..HttpIntakeConfig::default() };
+        assert!(bind("http", &config, false).await.unwrap().is_none(), "nobody asked for it: a warning");
         assert!(bound("nonsense", None).await.unwrap_err().to_string().contains("127.0.0.1:8081"));
     }
 

@@ -1,6 +1,9 @@
 //! The intake: listens, and serves until it is told to stop.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 
 use ganger_core::{Intake, IntakeContext, IntakeSink, ProviderError, Stop};
 use hyper::Method;
@@ -15,7 +18,8 @@ use crate::{
 
 /// Takes jobs in over HTTP.
 pub struct HttpIntake {
-    listener: TcpListener,
+    /// `None` where another program listens on an address that nobody asked for.
+    listener: Option<TcpListener>,
     address: SocketAddr,
     endpoint: String,
     methods: Vec<Method>,
@@ -39,7 +43,7 @@ pub(crate) struct Door {
 }
 
 impl HttpIntake {
-    /// The address that it listens on, which is bound already.
+    /// The address that it listens on, which is bound already; port 0 if it listens nowhere.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
     }
@@ -63,8 +67,9 @@ impl Intake for HttpIntake {
                 "`methods`, `max_jobs` and `max_connections` cannot be empty or 0: nothing would be taken in",
             ));
         }
-        let listener = bind(&cx.name, &config).await?;
-        let address = listener.local_addr().map_err(|error| {
+        let listener = bind(&cx.name, &config, cx.configured).await?;
+        let nowhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let address = listener.as_ref().map_or(Ok(nowhere), TcpListener::local_addr).map_err(|error| {
             ProviderError::fatal(format!("`{}` does not know its address", cx.name)).because(error)
         })?;
         let admission = Admission::new(&cx.name, &config.accept, cx.catalog);
@@ -73,6 +78,10 @@ impl Intake for HttpIntake {
 
     async fn run(self, sink: IntakeSink, stop: Stop) -> Result<(), ProviderError> {
         let HttpIntake { listener, address, endpoint, methods, admission, name, config } = self;
+        let Some(listener) = listener else {
+            stop.wait().await;
+            return Ok(());
+        };
         tracing::info!(intake = name, store = sink.name, "listening on http://{address}{endpoint}");
         let hosts = Hosts::new(address, &config);
         let waiting = Arc::new(Semaphore::new(config.max_waiting as usize));
