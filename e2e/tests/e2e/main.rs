@@ -1,4 +1,5 @@
 //! ganger from outside: one binary, a module for each face.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test speaks")]
 
 mod command_line;
 mod config;
