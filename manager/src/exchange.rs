@@ -60,10 +60,12 @@ struct Ask {
 
 /// What the loop does next.
 enum Step {
-    /// An exchange.
+    /// An exchange with what was asked for.
     Go,
-    /// Look again.
-    Look,
+    /// Look again when something is new, or at a time.
+    Rest(Option<Instant>),
+    /// Wait for the provider to have something.
+    Wait,
 }
 
 impl ExchangeLoop {
@@ -101,13 +103,26 @@ impl ExchangeLoop {
                 _ => {}
             }
             let ask = self.ask();
-            if let Step::Look = self.next_step(&ask).await {
-                continue;
-            }
-            // Its permit goes back first, or the next asking would find it taken.
-            drop(ask);
-            self.collect();
-            let ask = self.ask();
+            let ask = match self.next_step(&ask) {
+                Step::Go => ask,
+                Step::Rest(until) => {
+                    // The permit in it is for whoever asks, not for whoever waits.
+                    drop(ask);
+                    self.rest(until).await;
+                    continue;
+                }
+                Step::Wait => {
+                    let room = ask.room;
+                    // What stays in `ask` would live to the end of the round, and the next asking would find the
+                    // permit taken.
+                    drop(ask.permit);
+                    if !self.wait_for_work(&room).await {
+                        continue;
+                    }
+                    self.collect();
+                    self.ask()
+                }
+            };
             if self.exchange(ask).await.is_none() {
                 return;
             }
@@ -164,34 +179,19 @@ impl ExchangeLoop {
         ask
     }
 
-    /// Waits for something to do.
-    async fn next_step(&mut self, ask: &Ask) -> Step {
-        let draining = self.house.phase() != Phase::Running;
-        if !self.settle.is_empty() {
-            let now = Instant::now();
-            let until = *self.gather_until.get_or_insert(now + GATHER);
-            if self.urgent || draining || ask.hungry || now >= until {
-                return Step::Go;
-            }
-            self.rest(Some(until)).await;
-            return Step::Look;
+    /// What to do: verdicts and room are worth an exchange at once, or are gathered a little.
+    fn next_step(&mut self, ask: &Ask) -> Step {
+        let settles = !self.settle.is_empty();
+        if !settles && ask.room.is_none() {
+            return Step::Rest(ask.again);
         }
-        if ask.room.is_none() {
-            self.rest(ask.again).await;
-            return Step::Look;
+        if !settles && !self.more {
+            return Step::Wait;
         }
-        if self.more {
-            if ask.hungry {
-                return Step::Go;
-            }
-            let until = *self.gather_until.get_or_insert(Instant::now() + GATHER);
-            if Instant::now() >= until {
-                return Step::Go;
-            }
-            self.rest(Some(until)).await;
-            return Step::Look;
-        }
-        self.wait_for_work(&ask.room).await
+        let pressing = ask.hungry || (settles && (self.urgent || self.house.phase() != Phase::Running));
+        let now = Instant::now();
+        let until = *self.gather_until.get_or_insert(now + GATHER);
+        if pressing || now >= until { Step::Go } else { Step::Rest(Some(until)) }
     }
 
     /// Until the bell, a new order, or a time.
@@ -205,27 +205,26 @@ impl ExchangeLoop {
         }
     }
 
-    /// Until the provider has something. The wait is ended and begun again now and then: a wake-up that got lost
-    /// must not be waited for.
-    async fn wait_for_work(&mut self, room: &Room) -> Step {
+    /// Until the provider has something; whether it may. The wait is ended and begun again now and then: a wake-up
+    /// that got lost must not be waited for.
+    async fn wait_for_work(&mut self, room: &Room) -> bool {
         let limit = self.source.lease() / 3;
         let phase = self.house.phase();
         let waited = tokio::select! {
             biased;
-            () = self.source.bell.notified() => return Step::Look,
-            () = self.house.left(phase) => return Step::Look,
+            () = self.source.bell.notified() => return false,
+            () = self.house.left(phase) => return false,
             waited = timeout(limit, self.provider.wait(room)) => waited,
         };
         match waited {
             Ok(Err(error)) => {
-                if !self.take_error(error, "waiting for work") {
-                    return Step::Look;
+                if self.take_error(error, "waiting for work") {
+                    self.pause(Duration::from_millis(500)).await;
+                    self.more = true;
                 }
-                self.pause(Duration::from_millis(500)).await;
-                self.more = true;
-                Step::Look
+                false
             }
-            Ok(Ok(())) | Err(_) => Step::Go,
+            Ok(Ok(())) | Err(_) => true,
         }
     }
 

@@ -1,5 +1,7 @@
 //! The end: what runs may finish, the rest goes back, nothing is lost and nothing is spent.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
 mod setup;
 
 use std::{
@@ -7,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use ganger_core::{BoxFuture, DynIntake, IntakeContext, IntakeSink, ProviderError, Sink, State, Stop};
+use ganger_core::{BoxFuture, DynIntake, IntakeContext, IntakeSink, ProviderError, State, Stop};
 use ganger_manager::{HandlerPlan, IntakePlan, Manager, ManagerError, PlanError};
 use setup::{Ledger, TestClock, acts, add, ends, enqueue, eventually, job, memory, plan_with, start, states};
 use tokio::time::Instant;

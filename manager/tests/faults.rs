@@ -1,5 +1,7 @@
 //! Stores that fail, hang, forget, and come back.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
 #[path = "setup/faulty.rs"]
 mod faulty;
 mod setup;

@@ -1,5 +1,7 @@
 //! The judge, over every shape of outcome, policy, attempt and clock.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
 use std::{sync::Arc, time::Duration};
 
 use ganger_core::{

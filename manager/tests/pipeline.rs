@@ -1,5 +1,7 @@
 //! Jobs go through: from the provider to a worker and back.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
 mod setup;
 
 use ganger_core::{JobContext, JobError, State};

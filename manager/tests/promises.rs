@@ -1,5 +1,7 @@
 //! The promises that are the manager's own, each failing if it is not kept.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
 mod setup;
 
 use std::{
@@ -73,7 +75,7 @@ async fn a_run_is_stopped_at_its_timeout() {
     assert!(began.elapsed() < Duration::from_secs(3));
     ends(&provider, &ids[1..]).await;
     let took = began.elapsed();
-    assert!(took > Duration::from_secs(90) && took < Duration::from_secs(91), "{took:?}");
+    assert!(took >= Duration::from_secs(90) && took < Duration::from_secs(91), "{took:?}");
     eventually("both runs dropped", || ledger.running() == 0).await;
     assert_eq!(running.status().report().by_type["t"].failed, 2);
 }

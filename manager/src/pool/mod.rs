@@ -40,6 +40,9 @@ pub(crate) const PREFETCH_MAX: u32 = 4096;
 /// At most so many bytes of jobs wait in a pool, beyond one job for each free slot.
 const QUEUED_BYTES_MAX: usize = 8 << 20;
 
+/// How long a source waits at most for another to take its turn.
+const YIELD: Duration = Duration::from_millis(5);
+
 /// The largest batch that a slot takes.
 const BATCH_MAX: u64 = 64;
 
@@ -95,6 +98,8 @@ struct State {
     /// Sources to be rung when there is room.
     starving: Vec<u32>,
     last_asked: Option<u32>,
+    /// Since when the last one to ask lets the others go first.
+    yielded: Option<Duration>,
 }
 
 /// What a pool has room for.
@@ -139,6 +144,7 @@ impl Pool {
             sick: false,
             starving: Vec::new(),
             last_asked: None,
+            yielded: None,
         };
         Pool {
             kind,
@@ -176,10 +182,7 @@ impl Pool {
         let hungry = state.is_hungry(self.slots);
         state.starving.retain(|waiting| *waiting != source);
         let others = state.starving.len() as u32;
-        let yields = hungry && jobs == 1 && others > 0 && state.last_asked == Some(source);
-        if yields {
-            state.last_asked = None;
-        }
+        let yields = hungry && jobs == 1 && others > 0 && state.lets_another_first(source, now);
         if !hungry || yields {
             state.starving.push(source);
         }
@@ -195,13 +198,14 @@ impl Pool {
         let mut state = self.state();
         state.reserved += jobs;
         state.last_asked = Some(source);
+        state.yielded = None;
     }
 
     /// It was answered, or is not waited for any more.
     pub(crate) fn unreserve(&self, jobs: u32) {
         let mut state = self.state();
         state.reserved = state.reserved.saturating_sub(jobs);
-        self.ring_if_hungry(&mut state);
+        self.ring_if_hungry(&state);
     }
 
     /// Puts jobs into the queue and wakes slots for them. Jobs that come back are those that must be released:
@@ -258,7 +262,7 @@ impl Pool {
             job.run
         }));
         state.busy += 1;
-        self.ring_if_hungry(&mut state);
+        self.ring_if_hungry(&state);
         Poll::Ready(Some(()))
     }
 
@@ -272,7 +276,7 @@ impl Pool {
             let mean = nanos / u64::from(runs);
             state.mean = if state.mean == 0 { mean.max(1) } else { (state.mean * 7 + mean) / 8 + 1 };
         }
-        self.ring_if_hungry(&mut state);
+        self.ring_if_hungry(&state);
     }
 
     /// Its workers cannot be made, or can again. What waits must be released: it is returned.
@@ -285,7 +289,7 @@ impl Pool {
     fn wake_all(&self, mut state: MutexGuard<'_, State>) -> Vec<JobContext> {
         let wake: Vec<_> = state.idle.drain(..).collect();
         state.is_idle.fill(false);
-        self.ring_if_hungry(&mut state);
+        self.ring_if_hungry(&state);
         drop(state);
         wake.into_iter().for_each(|(_, waker)| waker.wake());
         Vec::new()
@@ -322,10 +326,10 @@ impl Pool {
         });
     }
 
-    fn ring_if_hungry(&self, state: &mut State) {
+    fn ring_if_hungry(&self, state: &State) {
+        // They stay on the list until they look: who looks first sees that others wait.
         if !state.starving.is_empty() && state.is_hungry(self.slots) {
             self.ring(&state.starving, None);
-            state.starving.clear();
         }
     }
 
@@ -357,6 +361,14 @@ impl State {
         let waiting = (self.queue.len() as u32).saturating_add(self.reserved);
         let may_wait = if self.bytes >= QUEUED_BYTES_MAX { free } else { free.max(self.prefetch) };
         may_wait.saturating_sub(waiting)
+    }
+
+    /// Whether a source that asked last waits a moment, so that another gets its turn.
+    fn lets_another_first(&mut self, source: u32, now: Duration) -> bool {
+        if self.last_asked != Some(source) {
+            return false;
+        }
+        now < *self.yielded.get_or_insert(now) + YIELD
     }
 
     /// Whether there is room and less than half of what may wait does.
