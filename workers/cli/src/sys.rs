@@ -154,7 +154,8 @@ pub(crate) struct Reaped {
     pub(crate) status: ExitStatus,
     /// User and system time, with that of the children it waited for.
     pub(crate) cpu: Duration,
-    /// The most memory it, or one of the children it waited for, had at once, in KiB.
+    /// The most memory it, or one of the children it waited for, had at once, in KiB; no less than ganger's own,
+    /// whose memory it shared until exec.
     pub(crate) max_rss_kib: u64,
 }
 

@@ -18,8 +18,8 @@ pub(crate) fn of(reaped: &Reaped, killer: &Killer) -> Result<(), JobError> {
         (_, Some(libc::SIGKILL)) => {
             let mib = reaped.max_rss_kib.div_ceil(1024);
             Err(JobError::lost(match killer.struck() {
-                true => format!("killed by SIGKILL, out of memory (it had used {mib} MiB)"),
-                false => format!("killed by SIGKILL, not by ganger (it had used {mib} MiB)"),
+                true => format!("killed by SIGKILL, out of memory (it had used at most {mib} MiB)"),
+                false => format!("killed by SIGKILL, not by ganger (it had used at most {mib} MiB)"),
             }))
         }
         _ => Err(JobError::retry(describe(reaped.status))),
@@ -119,7 +119,11 @@ mod tests {
             (libc::SIGTERM, "killed by SIGTERM", Some(Advice::Retry)),
             (libc::SIGSEGV | 0x80, "killed by SIGSEGV (core dumped)", Some(Advice::Retry)),
             (40, "killed by signal 40", Some(Advice::Retry)),
-            (libc::SIGKILL, "killed by SIGKILL, not by ganger (it had used 2 MiB)", Some(Advice::Lost)),
+            (
+                libc::SIGKILL,
+                "killed by SIGKILL, not by ganger (it had used at most 2 MiB)",
+                Some(Advice::Lost),
+            ),
         ];
         for (status, message, advice) in cases {
             assert_eq!(judge(status), (message.to_owned(), advice), "wait status {status}");
