@@ -152,6 +152,8 @@ pub(crate) struct Store {
     scheduled: BTreeMap<(Timestamp, u64), Box<Item>>,
     claims: BTreeMap<Token, Claim>,
     answers: VecDeque<Answer>,
+    /// The newest exchange of each incarnation.
+    newest: HashMap<u64, u64>,
     known: HashMap<JobId, Known>,
     ends: VecDeque<JobId>,
     pub(crate) batches: VecDeque<(u128, Vec<Result<Enqueued, Refused>>)>,
@@ -170,6 +172,7 @@ impl Store {
             scheduled: BTreeMap::new(),
             claims: BTreeMap::new(),
             answers: VecDeque::new(),
+            newest: HashMap::new(),
             known: HashMap::new(),
             ends: VecDeque::new(),
             batches: VecDeque::new(),

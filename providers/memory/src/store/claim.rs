@@ -21,6 +21,13 @@ impl Store {
             let (stale, more) = (answer.stale.clone(), answer.more);
             return Exchanged { stale, leased: self.leased(give.token), more };
         }
+        let newest = self.newest.entry(give.token.incarnation).or_default();
+        if give.token.seq <= *newest {
+            // Overtaken by one that its manager sent when it had given this one up, or remembered no more: nobody
+            // waits for it, so what it leased would be lost.
+            return Exchanged::default();
+        }
+        *newest = give.token.seq;
         let stale: Vec<LeaseRef> =
             give.settle.iter().filter(|one| !self.settle(one, wall)).map(|one| one.lease).collect();
         self.sweep(now, wall);
