@@ -5,6 +5,7 @@ mod support;
 
 use std::time::Duration;
 
+use ganger_conformance::eventually;
 use ganger_core::{Output, Settlement, State, Verdict};
 use serde_json::json;
 use support::{open, reply};
@@ -190,10 +191,10 @@ async fn a_client_that_goes_away_leaves_its_job_unless_it_asked_otherwise() {
     for (path, after) in [("/job/add", State::Ready), ("/job/add?cancel_on_disconnect", State::Cancelled)] {
         let id = format!("of-{}", path.len());
         let stream = house.begin("POST", path, &[], format!(r#"{{"type":"http","id":"{id}"}}"#)).await;
-        support::eventually("the job is stored", async || house.state(&id).await.is_some()).await;
+        eventually("the job is stored", async || house.state(&id).await.is_some()).await;
         drop(stream);
         if after == State::Cancelled {
-            support::eventually("it is cancelled", async || house.state(&id).await == Some(after)).await;
+            eventually("it is cancelled", async || house.state(&id).await == Some(after)).await;
         } else {
             // A second request on another connection is answered after the first was given up.
             assert_eq!(house.post("/job/add?wait=false", JOB).await.status, 202);
@@ -206,13 +207,13 @@ async fn a_client_that_goes_away_leaves_its_job_unless_it_asked_otherwise() {
 async fn over_its_limits_it_refuses_and_says_when_to_come_again() {
     let house = open(json!({"max_waiting": 1})).await;
     let waiting = house.begin("POST", "/job/add", &[], r#"{"type":"http","id":"first"}"#).await;
-    support::eventually("the first waits", async || house.state("first").await.is_some()).await;
+    eventually("the first waits", async || house.state("first").await.is_some()).await;
     let refused = house.post("/job/add", r#"{"type":"http","id":"second"}"#).await;
     assert_eq!((refused.status, refused.header("retry-after")), (503, "1"));
     assert_eq!(house.state("second").await, None, "it was not taken");
     assert_eq!(house.post("/job/add?wait=false", JOB).await.status, 202);
     drop(waiting);
-    support::eventually("its place is free", async || {
+    eventually("its place is free", async || {
         house.post("/job/add?wait=1ms", r#"{"type":"http"}"#).await.status == 202
     })
     .await;
@@ -224,7 +225,7 @@ async fn a_stop_answers_who_waits_for_jobs_that_have_not_begun() {
     let mut running = house.begin("POST", "/job/add", &[], JOB).await;
     let held = house.take("http").await;
     let mut waiting = house.begin("POST", "/job/add", &[], r#"{"type":"http","id":"second"}"#).await;
-    support::eventually("the second waits", async || house.state("second").await.is_some()).await;
+    eventually("the second waits", async || house.state("second").await.is_some()).await;
     house.stopper.stop();
     assert_eq!(reply(&mut waiting).await.status, 202);
     assert!(tokio::net::TcpStream::connect(house.address).await.is_err(), "nothing more is taken in");

@@ -5,13 +5,14 @@ mod support;
 
 use std::{sync::Arc, time::Duration};
 
+use ganger_conformance::eventually;
 use ganger_core::{
     Advice, FailureRecord, Job, JobContext, JobError, NoSinks, Output, Secret, SlotContext, State, Timestamp,
     Worker, WorkerContext, WorkerError,
 };
 use ganger_worker_http::{Http, HttpConfig, PLUGIN};
 use serde_json::{Value, json};
-use support::{answer, eventually, serve};
+use support::{answer, serve};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -105,7 +106,7 @@ async fn b31_connections_are_used_again_and_none_is_left_open() {
     assert_eq!((server.requests(), server.connections()), (200, 1));
     drop(http);
     let open = server.open.clone();
-    eventually("all closed", || open.load(std::sync::atomic::Ordering::SeqCst) == 0).await;
+    eventually("all closed", async || open.load(std::sync::atomic::Ordering::SeqCst) == 0).await;
 }
 
 #[tokio::test]
@@ -165,11 +166,12 @@ async fn b21_a_run_that_was_stopped_leaves_nothing_for_the_next() {
         let mut run = std::pin::pin!(http.work(hangs.params().unwrap(), &hangs));
         tokio::select! {
             _ = &mut run => panic!("it answers nothing"),
-            () = eventually("the request has come", || server.requests() == 1) => {}
+            () = eventually("the request has come", async || server.requests() == 1) => {}
         }
     }
     let open = server.open.clone();
-    eventually("its connection is closed", || open.load(std::sync::atomic::Ordering::SeqCst) == 0).await;
+    eventually("its connection is closed", async || open.load(std::sync::atomic::Ordering::SeqCst) == 0)
+        .await;
     let next = job(&json!({"url": server.url("/")}));
     assert_eq!(http.work(next.params().unwrap(), &next).await.unwrap().text(), "next");
 }

@@ -1,7 +1,15 @@
 //! An intake over a memory store, a client that sees every byte, and a manager of one job at a time.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use ganger_core::{
     Beat, Catalog, Clock, DynProvider, Entry, Exchange, Intake, IntakeContext, IntakeSink, Job, LeaseRef,
@@ -65,6 +73,12 @@ pub async fn open(config: Value) -> House {
     House { address, store, sink, stopper, served }
 }
 
+/// The next token of the one manager there is.
+fn next_token() -> Token {
+    static SEQ: AtomicU64 = AtomicU64::new(1);
+    Token { incarnation: 7, seq: SEQ.fetch_add(1, Ordering::Relaxed) }
+}
+
 /// A job that a manager holds.
 pub struct Held {
     pub lease: LeaseRef,
@@ -123,7 +137,7 @@ impl House {
             crashed: false,
         };
         loop {
-            let token = Token { incarnation: 7, seq: ganger_core::draw_incarnation() };
+            let token = next_token();
             let give =
                 Exchange { token, settle: Vec::new(), room: room.clone(), lease: Duration::from_secs(600) };
             let leased = self.store.exchange(&give).await.unwrap().leased;
@@ -136,7 +150,7 @@ impl House {
     }
 
     pub async fn settle(&self, settlement: Settlement) {
-        let token = Token { incarnation: 7, seq: ganger_core::draw_incarnation() };
+        let token = next_token();
         let give =
             Exchange { token, settle: vec![settlement], room: Room::none(), lease: Duration::from_secs(600) };
         assert!(self.store.exchange(&give).await.unwrap().stale.is_empty());
@@ -237,13 +251,4 @@ fn parse(bytes: &[u8]) -> Option<Reply> {
     let length: usize = headers.get("content-length").map_or(0, |length| length.parse().unwrap());
     let body = &bytes[end + 4..];
     (body.len() >= length).then(|| Reply { status, headers, body: body[..length].to_vec() })
-}
-
-/// Waits until something holds, for at most ten seconds: for what another task does in its own time.
-pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
-    while !holds().await {
-        assert!(tokio::time::Instant::now() < deadline, "{what} did not come true");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
 }

@@ -140,12 +140,3 @@ pub fn answer(status: u16, headers: &[(&str, &str)], body: impl Into<Bytes>) -> 
     }
     response.body(Full::new(body.into())).unwrap()
 }
-
-/// Waits until something holds, for at most ten seconds: for what another task does in its own time.
-pub async fn eventually(what: &str, holds: impl Fn() -> bool) {
-    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
-    while !holds() {
-        assert!(tokio::time::Instant::now() < deadline, "{what} did not come true");
-        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
-    }
-}
