@@ -26,6 +26,6 @@ pub use embed::{Ganger, Running, builtin, empty};
 pub use error::Error;
 pub use ganger_core::*;
 pub use ganger_manager::{Manager, ManagerError, Plan, PlanError};
-pub use plan::{Ports, catalog_of, host_name, plan_of};
+pub use plan::{Ports, host_name, plan_of};
 pub use plugins::function::{CodeWorker, blocking, function, typed};
 pub use signals::{Signal, Signals};

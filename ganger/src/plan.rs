@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use ganger_core::{
-    Catalog, ConfiguredWorkers, IntakeOptions, Plugin, ProviderError, ProviderOptions, Registry, Role,
-    TypeInfo, Workers,
-};
+#[cfg(feature = "cli")]
+use ganger_core::ProviderError;
+use ganger_core::{ConfiguredWorkers, IntakeOptions, Plugin, ProviderOptions, Registry, Role, Workers};
 use ganger_manager::{HandlerPlan, IntakePlan, OpenIntakeFn, OpenProviderFn, Plan};
 use serde_json::{Value, json};
 
@@ -119,19 +118,6 @@ fn store_into(mut plan: Plan, name: &str) -> Plan {
     plan
 }
 
-/// The types that a config's workers do, as an outsider may ask for them.
-pub fn catalog_of(config: &Config) -> Catalog {
-    let info = |worker: &WorkerEntry| match worker.plugin.role {
-        Role::Worker { traits, .. } => Some(TypeInfo {
-            kind: worker.name.as_str().into(),
-            runs_commands: traits.runs_commands,
-            carries: traits.carries,
-        }),
-        _ => None,
-    };
-    Catalog::new(config.workers.iter().filter_map(info).collect())
-}
-
 /// This machine's name, as it shows in the register of managers.
 pub fn host_name() -> String {
     let read = std::fs::read_to_string("/proc/sys/kernel/hostname")
@@ -143,6 +129,7 @@ pub fn host_name() -> String {
 }
 
 /// A provider's error as the command line tells it.
+#[cfg(feature = "cli")]
 pub(crate) fn describe(name: &str, error: &ProviderError) -> String {
     format!("provider `{name}`: {error}")
 }

@@ -20,7 +20,8 @@ pub(crate) struct Args {
     scale: u32,
 }
 
-pub(crate) fn run(args: Args) -> Result<Exit, Failure> {
+/// Runs on the caller's thread, outside any runtime: a measurement brings its own.
+pub(crate) fn run(args: &Args) -> Result<Exit, Failure> {
     let options = ganger_bench::Options { json: args.json, scale: args.scale };
     match ganger_bench::run(args.name.as_deref(), options) {
         Ok(()) => Ok(Exit::Ok),

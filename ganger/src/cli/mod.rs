@@ -118,6 +118,10 @@ pub fn main() -> ExitCode {
 }
 
 fn dispatch(cli: Cli) -> Result<Exit, Failure> {
+    // A measurement brings its own runtimes.
+    if let Command::Bench(args) = &cli.command {
+        return bench::run(args);
+    }
     let mut registry = Registry::default();
     for plugin in PLUGINS {
         registry.add(*plugin).map_err(|error| Failure::usage(error.to_string()))?;
@@ -138,7 +142,7 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
             Command::Dead(command) => dead::run(&context, command, &mut out).await,
             Command::Check(args) => check::run(&context, args, &mut out),
             Command::Plugin(command) => plugin::run(&context, command, &mut out),
-            Command::Bench(args) => bench::run(args),
+            Command::Bench(_) => unreachable!("it is done before there is a runtime"),
             Command::Completions(args) => completions::run(args, &mut out),
         }
     });

@@ -22,9 +22,11 @@ use std::{
 use ganger_core::Registry;
 
 pub use entry::{SourceEntry, SourceOptions, WorkerEntry};
+#[cfg(feature = "cli")]
 pub(crate) use error::suggest;
 pub use error::{ConfigError, Problem};
 pub use read::Syntax;
+#[cfg(feature = "cli")]
 pub(crate) use schema::resolve;
 pub use stats::StatsConfig;
 
