@@ -1,4 +1,5 @@
 //! What the console answers, and to whom.
+#![allow(clippy::unwrap_used, reason = "a test fails where it panics")]
 
 use std::{
     collections::BTreeMap,

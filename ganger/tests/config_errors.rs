@@ -1,4 +1,5 @@
 //! What is wrong with a config is shown with its place and the nearest valid name, whatever it is written in.
+#![allow(clippy::unwrap_used, reason = "a test fails where it panics")]
 
 use std::{fs, process::Command};
 

@@ -1,4 +1,5 @@
 //! ganger inside a program: a worker of its own, a store in a file, an end that is waited for.
+#![allow(clippy::unwrap_used, reason = "a test fails where it panics")]
 
 use std::time::Duration;
 

@@ -385,7 +385,7 @@ impl Reader<'_> {
             return Problem::at(span, format!("{subject} needs the option `{name}`")).help(help);
         }
         let path = error.path.join(".");
-        let is_hidden = self.secrets.iter().any(|secret| *secret == place.span);
+        let is_hidden = self.secrets.contains(&place.span);
         let message = match is_hidden {
             true => "does not fit (its value is a secret and not shown)".to_owned(),
             false => redact(&error.message, node),
