@@ -92,3 +92,12 @@ fn an_intake_without_a_store_gets_one() {
     assert_eq!(plan.providers.len(), 1);
     assert_eq!(plan.intakes[0].into.as_deref(), Some("mine"), "the config's own disk provider");
 }
+
+#[test]
+fn p11_a_config_prints_no_secret() {
+    let mut registry = ganger::Registry::default();
+    ganger::plugins::PLUGINS.iter().for_each(|plugin| registry.add(*plugin).unwrap());
+    let text = "stats_token: canary\nproviders:\n  - http: {token: canary}\nworkers:\n  - http: {}\n";
+    let config = ganger::Config::parse(text, Syntax::Yaml, &registry).unwrap();
+    assert!(!format!("{config:?}").contains("canary"), "{config:?}");
+}

@@ -1,6 +1,8 @@
 //! One entry of the config: a plugin's name and its options, split into those that every entry of its kind has
 //! and the plugin's own.
 
+use std::fmt;
+
 use ganger_core::{
     IntakeOptions, OptionsError, Plugin, ProviderOptions, Registry, Role, WorkerOptions, canonical_kind,
     name_fault, read_options,
@@ -16,7 +18,7 @@ use super::{
 };
 
 /// Where jobs come from: a provider or an intake.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct SourceEntry {
     /// The instance's name.
     pub name: String,
@@ -42,7 +44,7 @@ pub enum SourceOptions {
 }
 
 /// A worker, or a failure handler.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct WorkerEntry {
     /// The instance's name: the type of the jobs it does.
     pub name: String,
@@ -57,6 +59,19 @@ pub struct WorkerEntry {
     pub(crate) span: Span,
     /// The sinks that its options name, with their places.
     pub(crate) sinks: Vec<(String, Span)>,
+}
+
+// By hand: options may hold secrets, which are printed nowhere.
+impl fmt::Debug for SourceEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({:?})", self.name, self.plugin)
+    }
+}
+
+impl fmt::Debug for WorkerEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({:?})", self.name, self.plugin)
+    }
 }
 
 /// Where an entry stands.

@@ -42,7 +42,7 @@ pub(super) fn read(
     interpolate(&mut root, &Environment, &mut problems);
     let mut top = Top { config: empty(), problems, lenient, registry, secrets, last_key: Vec::new() };
     top.read(&root);
-    let Top { mut config, mut problems, .. } = top;
+    let Top { config, mut problems, .. } = top;
     if problems.is_empty() {
         check_names(&config, &mut problems);
         check_sinks(&config, &mut problems);
@@ -50,9 +50,6 @@ pub(super) fn read(
     if !problems.is_empty() {
         problems.sort_by_key(|problem| problem.span.as_ref().map_or(0, |span| span.start));
         return Err(problems);
-    }
-    if config.sources.is_empty() {
-        config.notes.push("no providers: nothing will come in".to_owned());
     }
     Ok(config)
 }
