@@ -31,7 +31,7 @@ pub enum How {
     Poison,
 }
 
-/// [`How`] a job ends that takes its manager with it every time.
+/// How a job ends that takes its manager with it every time.
 pub const POISON: How = How::Poison;
 
 /// What a job's params say of its runs.

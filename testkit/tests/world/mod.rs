@@ -179,7 +179,9 @@ impl Setting {
     }
 
     fn add_member(&mut self) {
-        if self.members.iter().filter(|member| !member.life.is_over()).count() >= 4 {
+        // One that drains, or has ended so, does no work.
+        let at_work = |member: &&Member| !member.life.is_over() && !member.draining;
+        if self.members.iter().filter(at_work).count() >= 4 {
             return;
         }
         let polls = if self.untouched || self.at_peace || self.chance.hits(50) {
