@@ -11,6 +11,9 @@ use crate::lease::{LeaseRef, Token};
 /// The longest id accepted, in bytes.
 pub const ID_MAX: usize = 200;
 
+/// How much of an id the ids of the jobs that come from it repeat, so that they are no longer than [`ID_MAX`].
+const STEM_MAX: usize = ID_MAX - 30;
+
 /// A job's id: any text of 1 to [`ID_MAX`] bytes without spaces or control characters.
 ///
 /// Ids that ganger makes are kept in binary, so that an id costs no allocation: a UUIDv7 for an enqueued job,
@@ -45,12 +48,26 @@ impl JobId {
 
     /// The id of the `n`th job that follows from this one (`<parent>/<n>`).
     pub fn child(&self, n: usize) -> Self {
-        JobId(Form::Text(compact_str::format_compact!("{self}/{n}")))
+        JobId(Form::Text(compact_str::format_compact!("{}/{n}", self.stem())))
     }
 
     /// The id of the `n`th failure-handler job of this one (`<parent>/failed/<n>`), counted from 1.
     pub fn failed(&self, n: usize) -> Self {
-        JobId(Form::Text(compact_str::format_compact!("{self}/failed/{n}")))
+        JobId(Form::Text(compact_str::format_compact!("{}/failed/{n}", self.stem())))
+    }
+
+    /// What the ids of jobs that come from this one begin with: its text, or, where that leaves no room for more,
+    /// its head and a hash of the whole (FNV-1a, 64 bits).
+    fn stem(&self) -> CompactString {
+        let text = compact_str::format_compact!("{self}");
+        if text.len() <= STEM_MAX {
+            return text;
+        }
+        let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+        });
+        let head = (0..=STEM_MAX - 17).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        compact_str::format_compact!("{}~{hash:016x}", &text[..head])
     }
 }
 
@@ -155,6 +172,16 @@ mod tests {
         assert_eq!(claimed.to_string(), "c-0000000000000009-3-12");
         assert_eq!(claimed.to_string().parse::<JobId>().unwrap(), claimed);
         assert_eq!(claimed.failed(1).to_string(), "c-0000000000000009-3-12/failed/1");
+    }
+
+    #[test]
+    fn ids_made_from_a_long_id_are_ids() {
+        let (one, two) = (format!("{}1", "ä".repeat(99)), format!("{}2", "ä".repeat(99)));
+        let failed = |id: &str| id.parse::<JobId>().unwrap().failed(usize::MAX).to_string();
+        assert!(failed(&one).parse::<JobId>().is_ok(), "{}", failed(&one));
+        assert_ne!(failed(&one), failed(&two));
+        let id: JobId = one.parse().unwrap();
+        assert!(id.child(1).failed(1).child(2).failed(2).to_string().parse::<JobId>().is_ok());
     }
 
     #[test]
