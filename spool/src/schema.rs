@@ -15,6 +15,9 @@ const APPLICATION_ID: i64 = 0x4741_4e47;
 /// What takes a file from each format to the next, from the empty file on.
 pub(crate) const MIGRATIONS: &[&str] = &[include_str!("../sql/0001.sql")];
 
+/// The log goes into the file after so many pages.
+pub(crate) const CHECKPOINT: u32 = 2000;
+
 /// How long a write waits for another program's transaction.
 const BUSY: Duration = Duration::from_secs(5);
 
@@ -37,7 +40,7 @@ pub(crate) fn open_writer(path: &Path, create: bool) -> Result<Connection, Store
     }
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "cache_size", -8000)?;
-    connection.pragma_update(None, "wal_autocheckpoint", 2000)?;
+    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT)?;
     connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
     connection.set_prepared_statement_cache_capacity(128);
     Ok(connection)

@@ -19,9 +19,14 @@ use crate::{
 const GROUP_MAX: usize = 256;
 
 /// While another process has the file open, the write lock is left free for [`GAP`] after it was held for
-/// [`HELD_MAX`]: SQLite's busy handler looks every 25 to 100 ms and misses shorter gaps.
-const GAP: Duration = Duration::from_millis(25);
-const HELD_MAX: Duration = Duration::from_millis(100);
+/// [`HELD_MAX`]: SQLite's busy handler looks every 25 ms in its first 130 ms, later every 50 to 100, and misses
+/// shorter gaps. A little more than 25 ms, because it is late as well.
+const GAP: Duration = Duration::from_millis(30);
+const HELD_MAX: Duration = Duration::from_millis(80);
+
+/// While another process has the file open, the log goes into the file after so many pages: less than the 1000 at
+/// which SQLite's default has the other one do it, in the middle of its own small transaction.
+const CHECKPOINT_VISITED: u32 = 800;
 
 /// How often an idle writer looks for finished jobs that are old enough to be forgotten.
 const PRUNE_EVERY: Duration = Duration::from_secs(5);
@@ -86,6 +91,8 @@ pub(crate) struct Writer {
     full: bool,
     /// How long the write lock was held since it was last left free for a [`GAP`].
     held: Duration,
+    /// Whether another process had the file open when that was last looked at.
+    visited: bool,
     /// A sync failed: what the log holds is written anew before anything else is.
     distrust: bool,
 }
@@ -105,6 +112,7 @@ impl Writer {
             format,
             full: true,
             held: Duration::ZERO,
+            visited: false,
             distrust: false,
         }
     }
@@ -138,14 +146,7 @@ impl Writer {
                 Err(mpsc::RecvTimeoutError::Disconnected) => return None,
             }
         };
-        if waiting.elapsed() >= GAP {
-            self.held = Duration::ZERO;
-        } else if self.held >= HELD_MAX {
-            if self.shared.visitors.present() {
-                std::thread::sleep(GAP);
-            }
-            self.held = Duration::ZERO;
-        }
+        self.leave_room(waiting.elapsed());
         let mut operations = vec![first];
         while operations.len() < GROUP_MAX {
             match self.inbox.try_recv() {
@@ -154,6 +155,25 @@ impl Writer {
             }
         }
         Some(operations)
+    }
+
+    /// Leaves the write lock free for a while if another process has the file open and had no chance for long.
+    fn leave_room(&mut self, idle: Duration) {
+        if idle >= GAP {
+            self.held = Duration::ZERO;
+        } else if self.held >= HELD_MAX {
+            self.held = Duration::ZERO;
+            let visited = self.shared.visitors.present();
+            if visited != self.visited {
+                self.visited = visited;
+                let pages = if visited { CHECKPOINT_VISITED } else { schema::CHECKPOINT };
+                // A failure leaves it as it was: either works.
+                let _ = self.db.pragma_update(None, "wal_autocheckpoint", pages);
+            }
+            if visited {
+                std::thread::sleep(GAP);
+            }
+        }
     }
 
     /// Carries out the operations in one transaction and answers them. Hands back those that need a synced one.
