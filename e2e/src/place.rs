@@ -204,6 +204,14 @@ impl Finished {
         self
     }
 
+    /// Standard output, read as JSON.
+    ///
+    /// # Panics
+    /// If it is none.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error} in {:?}", self.stdout))
+    }
+
     /// Standard output, read as JSON lines.
     ///
     /// # Panics

@@ -11,7 +11,7 @@ fn said(name: &str, text: impl AsRef<[u8]>) -> String {
         .args(["check", "-c", name])
         .current_dir(folder.path())
         .env("NO_COLOR", "1")
-        .env_remove("GANGER_NOPE")
+        .env_remove("XYZZYPLUGHQ")
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(2), "{name}: {}", String::from_utf8_lossy(&output.stdout));
@@ -164,7 +164,7 @@ fn variables_that_are_missing_are_shown() {
         "variables",
         said(
             "a.yaml",
-            "workers:\n  - cli: {cwd: \"${GANGER_NOPE}\"}\n  - http: {ca_file: \"${file:/nowhere/ca}\"}\n"
+            "workers:\n  - cli: {cwd: \"${XYZZYPLUGHQ}\"}\n  - http: {ca_file: \"${file:/nowhere/ca}\"}\n"
         )
     );
 }

@@ -60,6 +60,7 @@ async fn a_second_order_ends_at_once_still_handing_back() {
     let ids = enqueue(&provider, (0..5).map(|_| job(r#"{"type":"t","params":{"sleep":1000}}"#))).await;
     eventually("they run", || ledger.running() == 5).await;
     running.drain();
+    // tidy: allow(sleep), virtual time only
     tokio::time::sleep(Duration::from_secs(1)).await;
     let began = Instant::now();
     running.hurry();

@@ -82,8 +82,10 @@ async fn p5_the_backlog_moves_again_soon_after_the_fault_heals() {
         let house = house().await;
         let text = r#"{"type":"t","params":{"sleep":0.5}}"#;
         let ids = enqueue(&house.store, (0..200).map(|_| job(text))).await;
+        // tidy: allow(sleep), virtual time only
         tokio::time::sleep(Duration::from_secs(3)).await;
         house.line.cut.store(true, Ordering::SeqCst);
+        // tidy: allow(sleep), virtual time only
         tokio::time::sleep(Duration::from_secs(cut_for)).await;
         if cut_for >= 5 {
             let ready = house.running.status().ready();
@@ -148,6 +150,7 @@ async fn p6_after_an_absence_it_settles_and_renews_before_it_asks() {
     eventually("it runs", || house.ledger.running() == 1).await;
     house.line.cut.store(true, Ordering::SeqCst);
     eventually("it is stopped", || house.ledger.running() == 0).await;
+    // tidy: allow(sleep), virtual time only
     tokio::time::sleep(Duration::from_secs(60)).await;
     house.line.sent.lock().unwrap().clear();
     let renewed = house.line.renewed.load(Ordering::SeqCst);
@@ -173,6 +176,7 @@ async fn p3_a_verdict_under_a_lost_lease_changes_nothing_and_is_counted() {
             let _running = ledger.start(&job);
             if ledger.count() == 1 {
                 let _ = job.stopped().await;
+                // tidy: allow(sleep), virtual time only
                 tokio::time::sleep(Duration::from_millis(900)).await;
             }
             Ok::<_, ganger_core::JobError>(())
@@ -208,6 +212,7 @@ async fn p7_a_suspect_is_run_alone_and_crashed_jobs_one_at_a_time() {
         }
         eventually("jobs run", || idle.count() >= if incarnation < 3 { 8 } else { 1 }).await;
         drop(running);
+        // tidy: allow(sleep), virtual time only
         tokio::time::sleep(Duration::from_secs(40)).await;
     }
     let running =
@@ -350,4 +355,16 @@ async fn b24_a_store_that_is_away_during_a_drain_gets_its_jobs_back_later() {
     assert!(ended.iter().all(|end| end.state == Some(State::Done)));
     let batch = house.store.enqueue(Batch::new(vec![])).await.unwrap();
     assert!(batch.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn b32_an_idle_manager_does_next_to_nothing() {
+    let house = house().await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    house.line.sent.lock().unwrap().clear();
+    let renewed = house.line.renewed.load(Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let exchanges = house.line.sent.lock().unwrap().len();
+    let renewals = house.line.renewed.load(Ordering::SeqCst) - renewed;
+    assert!(exchanges <= 13 && renewals <= 13, "{exchanges} exchanges, {renewals} renewals in a minute");
 }

@@ -107,7 +107,7 @@ fn b20_a_crash_during_a_retry_loses_nothing() {
     let place = Place::new();
     place.write("quiet.toml", QUIET);
     let job = r#"{"id":"late","type":"cli","retries":6,"backoff":{"initial":"10ms"},"params":{"command":"sh","params":
-        ["-c","echo x >> runs; test $GANGER_ATTEMPT -ne 2 || exec sleep 300; test $GANGER_ATTEMPT -ge 4"]}}"#;
+        ["-c","echo x >> runs; n=$(wc -l < runs); test $n -ne 2 || exec sleep 300; test $n -ge 4"]}}"#;
     place.ganger_fed(&["enqueue", "-c", "quiet.toml"], &job.replace('\n', "")).ok();
     let mut running = place.start(&["run", "-c", "quiet.toml"]);
     let runs = || place.read("runs").unwrap_or_default().lines().count();

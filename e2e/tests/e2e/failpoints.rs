@@ -50,7 +50,7 @@ fn abort_at(point: &str, nth: usize) -> bool {
             )
         })
         .collect();
-    let mut failing = |args: &[&str], input: &str| {
+    let failing = |args: &[&str], input: &str| {
         let mut command = place.command(env!("CARGO_BIN_EXE_failing"));
         command.args(args).env("GANGER_ABORT_AT", point).env("GANGER_ABORT_NTH", nth.to_string());
         place.fed(&mut command, input).code

@@ -133,8 +133,8 @@ fn b19_a_failing_command_is_a_failure_and_its_handlers_see_it() {
         .ok();
     assert_eq!(place.ganger(&["run", "-c", "b19.toml", "--once"]).code, Some(1));
     assert_eq!(place.read("told").as_deref(), Some("bad\n"));
-    let shown = place.ganger(&["job", "show", "-c", "b19.toml", "bad", "--json"]).ok().json_lines();
-    assert_eq!(shown[0]["handled"][0]["state"], "done", "{}", shown[0]);
+    let shown = place.ganger(&["job", "show", "-c", "b19.toml", "bad", "--json"]).ok().json();
+    assert_eq!(shown["handled"][0]["state"], "done", "{shown}");
 }
 
 #[test]

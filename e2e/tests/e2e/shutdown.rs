@@ -7,7 +7,7 @@ use crate::crash::{QUIET, lives, with_sleepers};
 #[test]
 fn sigterm_lets_a_running_job_finish_and_hands_back_the_others() {
     let place = Place::new();
-    place.write("quiet.toml", &QUIET.replace("workers = 4", "workers = 1"));
+    place.write("quiet.toml", QUIET.replace("workers = 4", "workers = 1"));
     let script = "echo x >> begun; while [ ! -e go ]; do sleep 0.02; done; echo y >> ended";
     let mut lines = String::new();
     for n in 0..3 {

@@ -101,6 +101,7 @@ pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
         if holds() {
             return;
         }
+        // tidy: allow(sleep), virtual time only
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     panic!("{what} did not happen within an hour");
@@ -165,6 +166,7 @@ fn act(params: Value, job: JobContext, ledger: Ledger) -> BoxFuture<'static, Res
             one => one.clone(),
         };
         if let Some(seconds) = action["sleep"].as_f64() {
+            // tidy: allow(sleep), virtual time only
             tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
             return Ok(Output::default());
         }
