@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use ganger_core::{Batch, DynProvider, Job, Settlement, Severity};
+use ganger_core::{Batch, DynProvider, Job, RefusedKind, Settlement, Severity};
 use tokio::time::timeout;
 
 use crate::{house::House, source::Source};
@@ -46,7 +46,12 @@ pub(crate) async fn store_follow_ups(
     let outcome = timeout(LIMIT, sink.enqueue(batch)).await;
     match outcome {
         Ok(Ok(answers)) => {
-            for refused in answers.into_iter().filter_map(Result::err) {
+            let refused: Vec<_> = answers.into_iter().filter_map(Result::err).collect();
+            if let Some(full) = refused.iter().find(|refused| refused.kind == RefusedKind::Full) {
+                source.trouble(house, "follow", &format!("storing the jobs that follow: {full}"));
+                return false;
+            }
+            for refused in refused {
                 tracing::error!(provider = %source.name, %refused, "a job that follows was refused");
             }
             for at in holders.into_keys() {

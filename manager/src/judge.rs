@@ -402,7 +402,7 @@ struct HandlerEnd {
 }
 
 fn end_of_handler(job: &Job, state: State, error: Option<String>, policy: &Policy) -> HandlerEnd {
-    let Some((parent, number)) = job.id.as_ref().and_then(handled_job) else { return HandlerEnd::default() };
+    let Some((parent, number)) = handled_job(job) else { return HandlerEnd::default() };
     let name = job.kind.strip_prefix(HANDLER_PREFIX).unwrap_or(&job.kind);
     let error = error.filter(|_| state != State::Done);
     let at = policy.handlers.iter().position(|handler| handler.name == name);
@@ -413,11 +413,11 @@ fn end_of_handler(job: &Job, state: State, error: Option<String>, policy: &Polic
     HandlerEnd { handled: Some(Handled { job: parent, handler: name.to_owned(), state, error }), next }
 }
 
-/// The dead job that a handler's job is for, and the handler's number: from `<id>/failed/<n>`.
-fn handled_job(id: &JobId) -> Option<(JobId, usize)> {
-    let text = id.to_string();
-    let (parent, number) = text.rsplit_once("/failed/")?;
-    Some((parent.parse().ok()?, number.parse().ok()?))
+/// The dead job that a handler's job is for, as its record names it, and the handler's number: the end of its id.
+fn handled_job(job: &Job) -> Option<(JobId, usize)> {
+    let number = job.id.as_ref()?.to_string().rsplit_once("/failed/")?.1.parse().ok()?;
+    let failure: FailureRecord = serde_json::from_str(job.rare().input.as_ref()?.get()).ok()?;
+    Some((failure.job.id?, number))
 }
 
 /// The type of a failure handler's jobs.

@@ -1,8 +1,11 @@
 //! Finds sinks by name, once their providers are open.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use ganger_core::{Admin, Sink, Sinks};
+use ganger_core::{
+    Admin, Batch, Beat, BoxFuture, Ended, Enqueued, JobId, ProviderError, Refused, Sink, Sinks, State,
+};
+use tokio::time::timeout;
 
 use crate::source::Source;
 
@@ -26,7 +29,7 @@ pub(crate) fn default_source(sources: &[Arc<Source>]) -> Option<&Arc<Source>> {
 
 /// The sink of the default provider.
 pub(crate) fn default_sink(sources: &[Arc<Source>]) -> Option<Arc<dyn Sink>> {
-    default_source(sources)?.provider()?.sink()
+    guarded(default_source(sources)?.provider()?.sink())
 }
 
 impl SourceSinks {
@@ -50,10 +53,51 @@ impl SourceSinks {
 
 impl Sinks for SourceSinks {
     fn find(&self, name: Option<&str>) -> Option<Arc<dyn Sink>> {
-        self.source(name)?.provider()?.sink()
+        guarded(self.source(name)?.provider()?.sink())
     }
 
     fn names(&self) -> Vec<String> {
         self.0.iter().map(|source| source.name.clone()).collect()
+    }
+}
+
+/// How long a store may take to answer one call.
+const CALL_LIMIT: Duration = Duration::from_secs(10);
+
+fn guarded(sink: Option<Arc<dyn Sink>>) -> Option<Arc<dyn Sink>> {
+    sink.map(|sink| Arc::new(Guarded(sink)) as Arc<dyn Sink>)
+}
+
+/// A sink none of whose calls is without a deadline. A caller who was given up on may repeat the call: it is
+/// idempotent by the batch's token.
+struct Guarded(Arc<dyn Sink>);
+
+async fn limited<T>(what: &str, call: BoxFuture<'_, Result<T, ProviderError>>) -> Result<T, ProviderError> {
+    timeout(CALL_LIMIT, call).await.unwrap_or_else(|_| {
+        let message = format!("{what}: the store gave no answer within {} s", CALL_LIMIT.as_secs());
+        Err(ProviderError::transient(message))
+    })
+}
+
+impl Sink for Guarded {
+    fn enqueue(&self, batch: Batch) -> BoxFuture<'_, Result<Vec<Result<Enqueued, Refused>>, ProviderError>> {
+        Box::pin(limited("enqueueing", self.0.enqueue(batch)))
+    }
+
+    fn states<'a>(&'a self, ids: &'a [JobId]) -> BoxFuture<'a, Result<Vec<Option<State>>, ProviderError>> {
+        Box::pin(limited("asking for states", self.0.states(ids)))
+    }
+
+    fn ended<'a>(&'a self, ids: &'a [JobId]) -> BoxFuture<'a, Result<Vec<Ended>, ProviderError>> {
+        // Waits for a job, not for the store: as long as whoever asks likes.
+        self.0.ended(ids)
+    }
+
+    fn managers(&self) -> BoxFuture<'_, Result<Vec<Beat>, ProviderError>> {
+        Box::pin(limited("reading the register of managers", self.0.managers()))
+    }
+
+    fn cancel<'a>(&'a self, id: &'a JobId) -> BoxFuture<'a, Result<bool, ProviderError>> {
+        Box::pin(limited("cancelling", self.0.cancel(id)))
     }
 }

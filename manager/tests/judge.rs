@@ -268,6 +268,14 @@ prop_compose! {
         if keep {
             job.keep_at_least(Period::secs(60));
         }
+        if handler {
+            let dead = Job { id: Some("dead".parse().unwrap()), ..Job::default() };
+            let failure = FailureRecord {
+                job: Job { kind: "t".into(), ..dead }, state: State::Dead, reason: "r".into(), error: None,
+                attempts: Vec::new(), at: now(),
+            };
+            job.rare_mut().input = Some(failure.to_raw());
+        }
         job
     }
 }

@@ -12,12 +12,7 @@ use std::{
 use ganger_core::{JobContext, LeaseRef, Outcome, StopReason};
 use tokio::time::Instant;
 
-use super::{
-    Pool,
-    feed::release,
-    slot::restart,
-    watch::{STOP_GRACE, grace},
-};
+use super::{Pool, feed::release, slot::restart, watch::grace};
 use crate::{
     house::House,
     judge::{Case, Run, judge},
@@ -54,7 +49,7 @@ pub(crate) async fn supervise(pool: Arc<Pool>, house: Arc<House>) {
                 pool.give_back(&mut rest);
                 release(&pool, rest, house.clock.wall());
             }
-            if !pool.traits.blocking && is_held(&run) {
+            if !pool.traits.blocking && is_held(&pool, &run) {
                 held.push(slot);
             }
         });
@@ -64,9 +59,10 @@ pub(crate) async fn supervise(pool: Arc<Pool>, house: Arc<House>) {
     }
 }
 
-fn is_held(run: &JobContext) -> bool {
+fn is_held(pool: &Pool, run: &JobContext) -> bool {
     let Some(deadline) = run.deadline() else { return false };
-    Instant::now() > Instant::from_std(deadline) + grace(StopReason::Timeout, run) + HELD_AFTER
+    let grace = if run.heeds_stop() { grace(StopReason::Timeout, run, pool) } else { Duration::ZERO };
+    Instant::now() > Instant::from_std(deadline) + grace + HELD_AFTER
 }
 
 /// Gives up the runs of these slots and moves the pool away from the threads they hold.
@@ -123,7 +119,7 @@ fn abandon(pool: &Pool, house: &House, run: &JobContext) {
     tracing::error!(id = %run.id(), kind = %pool.kind, "a run holds its thread past its timeout and is left behind");
     let now = house.clock.wall();
     let timeout = run.job().timeout.or(pool.timeout).unwrap_or_default();
-    let took = timeout + STOP_GRACE;
+    let took = timeout + HELD_AFTER;
     let started =
         ganger_core::Timestamp::from_millis(now.as_millis().saturating_sub(took.as_millis() as i64));
     let outcome = Outcome::TimedOut;

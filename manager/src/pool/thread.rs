@@ -19,7 +19,7 @@ use super::{
     board::Board,
     feed::{SlotFeed, release},
     slot::{create, drop_quietly, panic_text},
-    watch::grace,
+    watch::{HURRIED_GRACE, grace},
 };
 use crate::house::House;
 
@@ -134,10 +134,12 @@ async fn errand(
         () = tokio::time::sleep_until(deadline) => StopReason::Timeout,
     };
     run.ask_to_stop(reason);
+    // Blocking code looks now and then whether it is to stop, if at all: whether it does cannot be seen.
+    let moment = if run.heeds_stop() { grace(reason, run, pool) } else { HURRIED_GRACE };
     tokio::select! {
         biased;
         answer = &mut answered => Ok(answer.unwrap_or_else(|_| lost())),
-        () = tokio::time::sleep(grace(reason, run)) => Err(reason),
+        () = tokio::time::sleep(moment) => Err(reason),
     }
 }
 

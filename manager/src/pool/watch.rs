@@ -20,10 +20,12 @@ pub(super) const STOP_GRACE: Duration = Duration::from_secs(5);
 pub(crate) const HURRIED_GRACE: Duration = Duration::from_secs(1);
 
 /// How long a run that heeds its stop may take to end: what it asked for, where there is time for it.
-pub(super) fn grace(reason: StopReason, run: &JobContext) -> Duration {
+/// A fenced one must have ended before its lease has.
+pub(super) fn grace(reason: StopReason, run: &JobContext, pool: &Pool) -> Duration {
     match reason {
         StopReason::Cancel | StopReason::Timeout => STOP_GRACE.max(run.stop_grace()),
-        StopReason::Fenced | StopReason::Shutdown => HURRIED_GRACE,
+        StopReason::Fenced => HURRIED_GRACE.min(pool.source(run).lease() / 6),
+        StopReason::Shutdown => HURRIED_GRACE,
     }
 }
 
@@ -63,7 +65,7 @@ impl Watch {
                     let Some(run) = self.run.as_ref().filter(|run| run.heeds_stop()) else {
                         return Poll::Ready(reason);
                     };
-                    let grace = grace(reason, run);
+                    let grace = grace(reason, run, pool);
                     self.stopping = Some(reason);
                     self.set_timer(Instant::now() + grace);
                 }
