@@ -84,7 +84,8 @@ async fn a_pool_goes_on_elsewhere_when_its_threads_are_held() {
     let provider = Arc::new(MemoryProvider::new());
     let running = Manager::start(add(own(&provider), liar.slots(64))).await.unwrap();
     // As many as there are threads, and more: all threads of the workers are held.
-    let stuck = (0..40).map(|_| job(r#"{"type":"liar","params":true,"timeout":"50ms"}"#));
+    let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    let stuck = (0..threads + 1).map(|_| job(r#"{"type":"liar","params":true,"timeout":"50ms"}"#));
     let stuck = enqueue(&provider, stuck).await;
     let ids = enqueue(&provider, [job(r#"{"type":"liar","params":false}"#)]).await;
     assert_eq!(ends(&provider, &ids).await[0].state, Some(State::Done));
