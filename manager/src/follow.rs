@@ -1,6 +1,6 @@
 //! Jobs that follow from a verdict, where the provider cannot store them with it: they are made durable first.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use ganger_core::{Batch, DynProvider, Job, RefusedKind, Settlement, Severity};
 use tokio::time::timeout;
@@ -21,15 +21,7 @@ pub(crate) async fn store_follow_ups(
     if provider.capabilities().follow {
         return true;
     }
-    let mut jobs: Vec<Job> = Vec::new();
-    let mut holders: HashMap<usize, usize> = HashMap::new();
-    for (at, settlement) in settle.iter().enumerate() {
-        let follow = settlement.more.as_deref().map_or(&[][..], |more| &more.follow);
-        if !follow.is_empty() {
-            jobs.extend(follow.iter().cloned());
-            holders.insert(at, follow.len());
-        }
-    }
+    let jobs = follow_ups(settle);
     if jobs.is_empty() {
         return true;
     }
@@ -54,10 +46,8 @@ pub(crate) async fn store_follow_ups(
             for refused in refused {
                 tracing::error!(provider = %source.name, %refused, "a job that follows was refused");
             }
-            for at in holders.into_keys() {
-                if let Some(more) = &mut settle[at].more {
-                    more.follow.clear();
-                }
+            for more in settle.iter_mut().filter_map(|settlement| settlement.more.as_mut()) {
+                more.follow.clear();
             }
             source.well(house, "follow");
             true
@@ -75,4 +65,13 @@ pub(crate) async fn store_follow_ups(
             false
         }
     }
+}
+
+/// The jobs that follow from all of these.
+fn follow_ups(settle: &[Settlement]) -> Vec<Job> {
+    settle
+        .iter()
+        .filter_map(|settlement| settlement.more.as_ref())
+        .flat_map(|more| more.follow.iter().cloned())
+        .collect()
 }

@@ -360,9 +360,11 @@ async fn b24_a_store_that_is_away_during_a_drain_gets_its_jobs_back_later() {
 #[tokio::test(start_paused = true)]
 async fn b32_an_idle_manager_does_next_to_nothing() {
     let house = house().await;
+    // tidy: allow(sleep), virtual time only
     tokio::time::sleep(Duration::from_secs(60)).await;
     house.line.sent.lock().unwrap().clear();
     let renewed = house.line.renewed.load(Ordering::SeqCst);
+    // tidy: allow(sleep), virtual time only
     tokio::time::sleep(Duration::from_secs(60)).await;
     let exchanges = house.line.sent.lock().unwrap().len();
     let renewals = house.line.renewed.load(Ordering::SeqCst) - renewed;
