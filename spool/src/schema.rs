@@ -32,7 +32,7 @@ pub(crate) fn open_writer(path: &Path, create: bool) -> Result<Connection, Store
     connection.busy_handler(Some(wait_for_lock))?;
     // Pages of 8 KiB take a tenth off the cost of a drain; a file that exists keeps its own.
     connection.pragma_update(None, "page_size", 8192)?;
-    let mode: String = connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))?;
+    let mode = enter_wal(&connection)?;
     if !mode.eq_ignore_ascii_case("wal") {
         return Err(StoreError::Refused(format!(
             "it cannot be used in WAL mode (SQLite stays in `{mode}` mode): it must be on a local disk"
@@ -66,6 +66,22 @@ pub(crate) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
     connection.pragma_update(None, "query_only", true)?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
+}
+
+/// Puts the file into WAL mode and answers the mode it is in. SQLite calls no busy handler for this switch, and
+/// two programs that make the same file at once meet here: the later one waits as it would for any other write.
+fn enter_wal(connection: &Connection) -> Result<String, StoreError> {
+    for tries in 0.. {
+        match connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0)) {
+            Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) => {
+                if !wait_for_lock(tries) {
+                    return Err(error.into());
+                }
+            }
+            done => return Ok(done?),
+        }
+    }
+    unreachable!("the loop ends by its own returns")
 }
 
 /// SQLite's busy handler: tries again every millisecond, for [`BUSY`] in all. Its own one waits up to 100 ms
@@ -243,5 +259,21 @@ mod tests {
         let before = std::fs::read(&path).unwrap();
         assert!(matches!(open_writer(&path, true), Err(StoreError::Refused(_))));
         assert_eq!(std::fs::read(&path).unwrap(), before);
+    }
+
+    #[test]
+    fn connections_that_make_the_same_file_at_once_wait_for_each_other() {
+        for _ in 0..40 {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("jobs.db");
+            std::thread::scope(|scope| {
+                for _ in 0..8 {
+                    scope.spawn(|| {
+                        let connection = open_writer(&path, true).unwrap();
+                        migrate(&connection, MIGRATIONS).unwrap();
+                    });
+                }
+            });
+        }
     }
 }
