@@ -11,7 +11,9 @@ use std::{
 
 use ganger_core::{BoxFuture, DynIntake, IntakeContext, IntakeSink, ProviderError, State, Stop};
 use ganger_manager::{HandlerPlan, IntakePlan, Manager, ManagerError, PlanError};
-use setup::{Ledger, TestClock, acts, add, ends, enqueue, eventually, job, memory, plan_with, start, states};
+use setup::{
+    Ledger, TestClock, acts, add, ends, enqueue, eventually, job, memory, pass, plan_with, start, states,
+};
 use tokio::time::Instant;
 
 #[tokio::test(start_paused = true)]
@@ -60,8 +62,7 @@ async fn a_second_order_ends_at_once_still_handing_back() {
     let ids = enqueue(&provider, (0..5).map(|_| job(r#"{"type":"t","params":{"sleep":1000}}"#))).await;
     eventually("they run", || ledger.running() == 5).await;
     running.drain();
-    // tidy: allow(sleep), virtual time only
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    pass(Duration::from_secs(1)).await;
     let began = Instant::now();
     running.hurry();
     running.ended().await.unwrap();

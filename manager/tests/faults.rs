@@ -19,7 +19,7 @@ use ganger_core::{
 use ganger_manager::{Manager, ManagerError, Running};
 use ganger_provider_memory::MemoryProvider;
 use ganger_worker_function::function;
-use setup::{Ledger, TestClock, acts, add, ends, enqueue, eventually, job, memory, states};
+use setup::{Ledger, TestClock, acts, add, ends, enqueue, eventually, job, memory, pass, states};
 use tokio::time::Instant;
 
 struct House {
@@ -82,11 +82,9 @@ async fn p5_the_backlog_moves_again_soon_after_the_fault_heals() {
         let house = house().await;
         let text = r#"{"type":"t","params":{"sleep":0.5}}"#;
         let ids = enqueue(&house.store, (0..200).map(|_| job(text))).await;
-        // tidy: allow(sleep), virtual time only
-        tokio::time::sleep(Duration::from_secs(3)).await;
+        pass(Duration::from_secs(3)).await;
         house.line.cut.store(true, Ordering::SeqCst);
-        // tidy: allow(sleep), virtual time only
-        tokio::time::sleep(Duration::from_secs(cut_for)).await;
+        pass(Duration::from_secs(cut_for)).await;
         if cut_for >= 5 {
             let ready = house.running.status().ready();
             assert!(ready.reasons.iter().any(|reason| reason.contains("provider `store`")), "{ready:?}");
@@ -150,8 +148,7 @@ async fn p6_after_an_absence_it_settles_and_renews_before_it_asks() {
     eventually("it runs", || house.ledger.running() == 1).await;
     house.line.cut.store(true, Ordering::SeqCst);
     eventually("it is stopped", || house.ledger.running() == 0).await;
-    // tidy: allow(sleep), virtual time only
-    tokio::time::sleep(Duration::from_secs(60)).await;
+    pass(Duration::from_secs(60)).await;
     house.line.sent.lock().unwrap().clear();
     let renewed = house.line.renewed.load(Ordering::SeqCst);
     house.line.cut.store(false, Ordering::SeqCst);
@@ -176,8 +173,7 @@ async fn p3_a_verdict_under_a_lost_lease_changes_nothing_and_is_counted() {
             let _running = ledger.start(&job);
             if ledger.count() == 1 {
                 let _ = job.stopped().await;
-                // tidy: allow(sleep), virtual time only
-                tokio::time::sleep(Duration::from_millis(900)).await;
+                pass(Duration::from_millis(900)).await;
             }
             Ok::<_, ganger_core::JobError>(())
         }
@@ -212,8 +208,7 @@ async fn p7_a_suspect_is_run_alone_and_crashed_jobs_one_at_a_time() {
         }
         eventually("jobs run", || idle.count() >= if incarnation < 3 { 8 } else { 1 }).await;
         drop(running);
-        // tidy: allow(sleep), virtual time only
-        tokio::time::sleep(Duration::from_secs(40)).await;
+        pass(Duration::from_secs(40)).await;
     }
     let running =
         Manager::start(add(setup::plan_with(&store, &clock), acts("t", &ledger).slots(8))).await.unwrap();
@@ -360,12 +355,10 @@ async fn b24_a_store_that_is_away_during_a_drain_gets_its_jobs_back_later() {
 #[tokio::test(start_paused = true)]
 async fn b32_an_idle_manager_does_next_to_nothing() {
     let house = house().await;
-    // tidy: allow(sleep), virtual time only
-    tokio::time::sleep(Duration::from_secs(60)).await;
+    pass(Duration::from_secs(60)).await;
     house.line.sent.lock().unwrap().clear();
     let renewed = house.line.renewed.load(Ordering::SeqCst);
-    // tidy: allow(sleep), virtual time only
-    tokio::time::sleep(Duration::from_secs(60)).await;
+    pass(Duration::from_secs(60)).await;
     let exchanges = house.line.sent.lock().unwrap().len();
     let renewals = house.line.renewed.load(Ordering::SeqCst) - renewed;
     assert!(exchanges <= 13 && renewals <= 13, "{exchanges} exchanges, {renewals} renewals in a minute");

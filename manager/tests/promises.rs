@@ -15,7 +15,9 @@ use ganger_core::{
 };
 use ganger_manager::{Manager, UnknownType};
 use ganger_worker_function::function;
-use setup::{Ledger, TestClock, acts, add, ends, enqueue, eventually, job, memory, plan_with, start, states};
+use setup::{
+    Ledger, TestClock, acts, add, ends, enqueue, eventually, job, memory, pass, plan_with, start, states,
+};
 use tokio::time::Instant;
 
 #[tokio::test(start_paused = true)]
@@ -88,8 +90,7 @@ async fn a_run_that_heeds_its_stop_may_end_by_itself() {
         let told = told.clone();
         async move {
             let reason = job.stopped().await;
-            // tidy: allow(sleep), virtual time only
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            pass(Duration::from_secs(1)).await;
             *told.lock().unwrap() = Some(reason);
             Err::<(), _>(JobError::retry("stopped"))
         }
@@ -225,8 +226,7 @@ async fn b10_an_unknown_type_waits_for_a_worker_and_starves_nobody() {
     provider.push_all((0..10).map(|_| Bytes::from_static(br#"{"type":"nobody"}"#)));
     provider.push_all((0..10).map(|_| Bytes::from_static(br#"{"type":"t"}"#)));
     eventually("the known ones are done", || ledger.count() == 10).await;
-    // tidy: allow(sleep), virtual time only
-    tokio::time::sleep(Duration::from_secs(60)).await;
+    pass(Duration::from_secs(60)).await;
     assert_eq!((provider.waiting(), provider.dead_letters().len()), (10, 0), "set aside, not lost");
 }
 
@@ -241,8 +241,7 @@ async fn b10_by_policy_an_unknown_type_is_dead_unless_a_live_manager_does_it() {
     other.incarnation = 0xdef;
     let other = Manager::start(other).await.unwrap();
     while provider.managers().await.unwrap().len() < 2 {
-        // tidy: allow(sleep), virtual time only
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        pass(Duration::from_millis(10)).await;
     }
     other.drain();
     other.ended().await.unwrap();
@@ -361,8 +360,7 @@ async fn a_pool_of_slow_jobs_keeps_none_that_another_manager_could_do() {
     let (running, provider) = start(vec![acts("t", &ledger).slots(3)]).await;
     let ids = enqueue(&provider, (0..20).map(|_| job(r#"{"type":"t","params":{"sleep":30}}"#))).await;
     eventually("all slots work", || ledger.running() == 3).await;
-    // tidy: allow(sleep), virtual time only
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    pass(Duration::from_secs(1)).await;
     let held = states(&provider, &ids).await.into_iter().filter(|state| *state == State::Running).count();
     assert_eq!(held, 3);
     let figures = running.status().report().pools["t"];
@@ -391,8 +389,7 @@ async fn two_providers_share_a_pool_fairly() {
     let text = r#"{"type":"t","params":{"sleep":1}}"#;
     let ids =
         [enqueue(&one, (0..100).map(|_| job(text))).await, enqueue(&two, (0..100).map(|_| job(text))).await];
-    // tidy: allow(sleep), virtual time only
-    tokio::time::sleep(Duration::from_secs(50)).await;
+    pass(Duration::from_secs(50)).await;
     for (provider, ids) in [(&one, &ids[0]), (&two, &ids[1])] {
         let done = states(provider, ids).await.into_iter().filter(|state| *state == State::Done).count();
         assert!((15..=35).contains(&done), "{done} of one provider's jobs in 50 s");
@@ -521,7 +518,6 @@ async fn a_job_that_waits_is_started_at_once_when_a_slot_is_free() {
         let ids = enqueue(&provider, [job(r#"{"type":"t"}"#)]).await;
         ends(&provider, &ids).await;
         assert!(began.elapsed() <= Duration::from_millis(1), "{:?}", began.elapsed());
-        // tidy: allow(sleep), virtual time only
-        tokio::time::sleep(Duration::from_millis(700)).await;
+        pass(Duration::from_millis(700)).await;
     }
 }
