@@ -129,7 +129,18 @@ fn migrate_locked(connection: &Connection, migrations: &[&str]) -> Result<(), St
 }
 
 /// The file's format, if a program that knows formats up to `ours` may use it; 0 for an empty file.
+///
+/// All of it is read at one moment: between two reads another program may make the file into a store, and half of
+/// an empty file with half of a store looks like somebody else's.
 pub(crate) fn check(connection: &Connection, ours: usize) -> Result<usize, StoreError> {
+    if !connection.is_autocommit() {
+        return check_at_once(connection, ours);
+    }
+    let moment = connection.unchecked_transaction()?;
+    check_at_once(&moment, ours)
+}
+
+fn check_at_once(connection: &Connection, ours: usize) -> Result<usize, StoreError> {
     let format: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let application: i64 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
     let empty: bool = connection.query_row("SELECT count(*) = 0 FROM sqlite_master", [], |row| row.get(0))?;
