@@ -125,23 +125,20 @@ impl Watching {
 
     /// Looks until the commit that an event announced can be seen, or nobody is writing any more.
     fn await_commit(&mut self) {
-        let since = Instant::now();
-        loop {
-            if self.stopping.load(Ordering::Acquire) {
-                return;
-            }
+        let mut looking = Looking::since(Instant::now());
+        while !self.stopping.load(Ordering::Acquire) {
+            // Asked first: whoever has stopped writing by then has committed what the version tells of.
             let writing = self.shared.visitors.writing();
             let version = self.version();
-            if version != self.version {
+            let changed = version != self.version;
+            if changed {
                 self.version = version;
                 self.shared.changed();
-                // Not more often than this, however fast the commits come.
-                std::thread::sleep(LOOK);
+            }
+            if !looking.goes_on(changed, writing, Instant::now()) || self.events.is_none() {
                 return;
             }
-            if !writing && since.elapsed() > SETTLE || self.events.is_none() {
-                return;
-            }
+            // Not more often than this, however fast the commits come.
             std::thread::sleep(LOOK);
         }
     }
@@ -157,7 +154,45 @@ impl Watching {
     }
 }
 
+/// How long the file is looked at after an event.
+struct Looking {
+    /// The event, or the last change seen after it.
+    since: Instant,
+}
+
+impl Looking {
+    fn since(since: Instant) -> Self {
+        Looking { since }
+    }
+
+    /// Whether another look is due. A change does not end the looking: the events of the next commit may have been
+    /// taken together with those of the one just seen, while its sync, and so the commit, is yet to come.
+    fn goes_on(&mut self, changed: bool, writing: bool, now: Instant) -> bool {
+        if changed {
+            self.since = now;
+        }
+        writing || now.duration_since(self.since) <= SETTLE
+    }
+}
+
 fn drain(events: &OwnedFd) {
     let mut buffer = [0; 4096];
     while rustix::io::read(events, &mut buffer).is_ok_and(|read| read > 0) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looking_goes_on_after_a_change_while_another_program_writes() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let mut looking = Looking::since(start);
+        assert!(looking.goes_on(true, true, at(60)), "the commit of whoever writes has not been seen");
+        assert!(looking.goes_on(false, true, at(5000)), "a sync may take as long as it likes");
+        assert!(looking.goes_on(true, false, at(5003)), "this process may be writing as well, unseen");
+        assert!(looking.goes_on(false, false, at(5003) + SETTLE));
+        assert!(!looking.goes_on(false, false, at(5004) + SETTLE));
+    }
 }
