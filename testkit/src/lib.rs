@@ -1,4 +1,6 @@
-//! Real servers, a fault proxy, the simulation and signals for ganger's tests.
+#![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+mod port;
+pub mod server;
 pub mod simulation;
