@@ -2,5 +2,6 @@
 #![forbid(unsafe_code)]
 
 mod port;
+pub mod proxy;
 pub mod server;
 pub mod simulation;

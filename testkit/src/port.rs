@@ -5,7 +5,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
 };
 
-use tokio::net::TcpSocket;
+use tokio::net::{TcpListener, TcpSocket};
 
 /// A port that the system gives to nobody else as long as this lives.
 ///
@@ -23,6 +23,13 @@ impl Port {
         let socket = reusable()?;
         socket.bind((Ipv4Addr::LOCALHOST, 0).into())?;
         Ok(Port { address: socket.local_addr()?, _held: socket })
+    }
+
+    /// Listens on a port that someone holds. Needs a runtime.
+    pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+        let socket = reusable()?;
+        socket.bind(address)?;
+        socket.listen(1024)
     }
 
     /// Where it is.
