@@ -42,6 +42,8 @@ pub(crate) struct ExchangeLoop {
     gather_until: Option<Instant>,
     /// There may be more for us right now.
     more: bool,
+    /// By pool: the store had nothing for it when it was last asked. Asking again can wait for the next exchange.
+    dry: Vec<bool>,
     /// The last claim was a suspect, or nothing: whose turn it is alternates.
     suspects_next: bool,
 }
@@ -52,16 +54,20 @@ struct Ask {
     room: Room,
     /// Room by pool, to be reserved while the exchange is under way.
     by_pool: Vec<(usize, u32)>,
+    /// A pool runs low that the store may have something for.
     hungry: bool,
+    /// A pool has something to do.
+    works: bool,
     /// Ask again soon: another was let go first, or the pace allows it only then.
     again: Option<Instant>,
-    permit: Option<CrashPermit>,
 }
 
 /// What the loop does next.
 enum Step {
     /// An exchange with what was asked for.
     Go,
+    /// Verdicts are gathered until then, unless something is worth an exchange before.
+    Gather(Instant),
     /// Look again when something is new, or at a time.
     Rest(Option<Instant>),
     /// Wait for the provider to have something.
@@ -77,6 +83,7 @@ impl ExchangeLoop {
     ) -> Self {
         let router = Router::new(house.clone(), pools.clone(), source.clone(), provider.capabilities());
         let pace = Pace::new(source.options.target, Instant::now());
+        let dry = vec![false; pools.all().len()];
         ExchangeLoop {
             house,
             pools,
@@ -88,6 +95,7 @@ impl ExchangeLoop {
             urgent: false,
             gather_until: None,
             more: true,
+            dry,
             suspects_next: true,
         }
     }
@@ -102,27 +110,27 @@ impl ExchangeLoop {
                 _ if self.settle.is_empty() && self.source.held.open() == 0 => return,
                 _ => {}
             }
-            let ask = self.ask();
-            let ask = match self.next_step(&ask) {
-                Step::Go => ask,
+            let mut ask = self.ask();
+            match self.next_step(&ask) {
+                Step::Go => {}
+                Step::Gather(until) => {
+                    self.source.gather();
+                    self.rest(Some(until)).await;
+                    continue;
+                }
                 Step::Rest(until) => {
-                    // The permit in it is for whoever asks, not for whoever waits.
-                    drop(ask);
                     self.rest(until).await;
                     continue;
                 }
                 Step::Wait => {
-                    let room = ask.room;
-                    // What stays in `ask` would live to the end of the round, and the next asking would find the
-                    // permit taken.
-                    drop(ask.permit);
-                    if !self.wait_for_work(&room).await {
+                    if !self.wait_for_work(&ask.room).await {
                         continue;
                     }
+                    self.dry.fill(false);
                     self.collect();
-                    self.ask()
+                    ask = self.ask();
                 }
-            };
+            }
             if self.exchange(ask).await.is_none() {
                 return;
             }
@@ -159,7 +167,8 @@ impl ExchangeLoop {
         let mut all = 0u32;
         for (at, pool) in self.pools.all().iter().enumerate() {
             let room = pool.room(self.source.index, clock);
-            ask.hungry |= room.hungry;
+            ask.hungry |= room.hungry && !self.dry[at];
+            ask.works |= room.works;
             if room.yielded {
                 ask.again = Some(now + GATHER);
             }
@@ -173,13 +182,14 @@ impl ExchangeLoop {
         ask.room.bytes = EXCHANGE_BYTES_MAX;
         if all > 0 && self.suspects_next {
             ask.room.suspect = true;
-            ask.permit = CrashPermit::take(&self.house.crash_permit);
-            ask.room.crashed = ask.permit.is_some();
+            // The permit is taken for the exchange only: who rests or waits has none.
+            ask.room.crashed = CrashPermit::is_free(&self.house.crash_permit);
         }
         ask
     }
 
-    /// What to do: verdicts and room are worth an exchange at once, or are gathered a little.
+    /// What to do. Worth an exchange at once are a verdict that somebody waits for, a pool that runs low, and, where
+    /// no pool has anything to do, whatever there is; all else is gathered a little.
     fn next_step(&mut self, ask: &Ask) -> Step {
         let settles = !self.settle.is_empty();
         if !settles && ask.room.is_none() {
@@ -188,10 +198,11 @@ impl ExchangeLoop {
         if !settles && !self.more {
             return Step::Wait;
         }
-        let pressing = ask.hungry || (settles && (self.urgent || self.house.phase() != Phase::Running));
+        let running = self.house.phase() == Phase::Running;
+        let pressing = ask.hungry || (settles && (self.urgent || !ask.works || !running));
         let now = Instant::now();
         let until = *self.gather_until.get_or_insert(now + GATHER);
-        if pressing || now >= until { Step::Go } else { Step::Rest(Some(until)) }
+        if pressing || now >= until { Step::Go } else { Step::Gather(until) }
     }
 
     /// Until the bell, a new order, or a time.
@@ -249,7 +260,7 @@ impl ExchangeLoop {
     }
 
     /// One exchange, repeated until its answer is known. `None` when the loop must end.
-    async fn exchange(&mut self, ask: Ask) -> Option<()> {
+    async fn exchange(&mut self, mut ask: Ask) -> Option<()> {
         fail::fail_point!("manager::before_settle");
         if !store_follow_ups(&self.house, &self.source, &self.provider, &mut self.settle).await {
             self.pause(Duration::from_millis(200)).await;
@@ -261,6 +272,8 @@ impl ExchangeLoop {
             self.pools.all()[*pool].reserve(self.source.index, *jobs);
         }
         let asked_suspect = ask.room.suspect;
+        let permit = ask.room.crashed.then(|| CrashPermit::take(&self.house.crash_permit)).flatten();
+        ask.room.crashed = permit.is_some();
         let mut give = Exchange {
             token: self.token(),
             settle: std::mem::take(&mut self.settle),
@@ -277,7 +290,7 @@ impl ExchangeLoop {
             }
         };
         fail::fail_point!("manager::after_claim");
-        self.take_answer(answer, &give, sent, ask.permit, &asked).await;
+        self.take_answer(answer, &give, sent, permit, &asked).await;
         self.suspects_next |= !asked_suspect;
         self.unreserve(reserved);
         give.settle.clear();
@@ -366,9 +379,10 @@ impl ExchangeLoop {
         let got_suspect = leased.iter().any(|job| job.record.suspect || job.record.crashes > 0);
         self.suspects_next = !got_suspect;
         let late = self.house.clock.monotonic().saturating_sub(sent) >= give.lease * 2 / 3;
-        if !leased.is_empty() {
-            let claimed = Claimed { token: give.token, leased, sent, late, asked, permit };
-            self.router.take(claimed).await;
+        let claimed = Claimed { token: give.token, leased, sent, late, asked, permit };
+        let got = self.router.take(claimed).await;
+        for (pool, _) in asked {
+            self.dry[*pool] = !got_suspect && (!more || got[*pool] == 0);
         }
         self.source.held.close(&give.settle);
     }

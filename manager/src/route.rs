@@ -34,6 +34,7 @@ pub(crate) struct Router {
     /// The pool of the job before: most jobs are like their neighbours.
     last: Option<usize>,
     by_pool: Vec<Vec<Queued>>,
+    got: Vec<usize>,
     settle: Vec<Settlement>,
     events: Vec<Event>,
 }
@@ -59,13 +60,19 @@ impl Router {
         capabilities: Capabilities,
     ) -> Self {
         let by_pool = pools.all().iter().map(|_| Vec::new()).collect();
+        let got = vec![0; pools.all().len()];
         let (settle, events) = (Vec::new(), Vec::new());
-        Router { house, pools, source, capabilities, last: None, by_pool, settle, events }
+        Router { house, pools, source, capabilities, last: None, by_pool, got, settle, events }
     }
 
-    /// Takes a claim in: everything in it is held from now on, and on its way to a slot or back.
-    pub(crate) async fn take(&mut self, claimed: Claimed<'_>) {
+    /// Takes a claim in: everything in it is held from now on, and on its way to a slot or back. How many jobs of
+    /// it there were by pool.
+    pub(crate) async fn take(&mut self, claimed: Claimed<'_>) -> &[usize] {
         let Claimed { token, leased, sent, late, asked, permit } = claimed;
+        self.got.fill(0);
+        if leased.is_empty() {
+            return &self.got;
+        }
         let permit = permit.filter(|_| leased.iter().any(|job| job.record.crashes > 0));
         let mut claim = NewClaim::new(token, sent, leased.len(), permit);
         let now = self.house.clock.wall();
@@ -86,12 +93,14 @@ impl Router {
             }
         }
         self.source.held.add(claim);
+        self.got.iter_mut().zip(&self.by_pool).for_each(|(got, jobs)| *got = jobs.len());
         self.hand_out(asked, now);
         if !nobody.is_empty() {
             self.settle_nobodys(nobody, now).await;
         }
         self.house.events.tell(std::mem::take(&mut self.events));
         self.source.settle(&mut self.settle, true);
+        &self.got
     }
 
     /// Gives every pool its jobs. What it has no room for is set aside: a raw list gives what comes.

@@ -34,6 +34,8 @@ pub(crate) struct Source {
 struct Outbox {
     settle: Vec<Settlement>,
     urgent: bool,
+    /// The exchange comes by itself soon: only an urgent verdict rings.
+    gathering: bool,
 }
 
 impl Source {
@@ -97,7 +99,7 @@ impl Source {
             return;
         }
         let mut outbox = self.outbox();
-        let first = outbox.settle.is_empty();
+        let first = outbox.settle.is_empty() && !outbox.gathering;
         outbox.settle.append(settle);
         outbox.urgent |= urgent;
         drop(outbox);
@@ -114,7 +116,13 @@ impl Source {
         } else {
             into.append(&mut outbox.settle);
         }
+        outbox.gathering = false;
         std::mem::take(&mut outbox.urgent)
+    }
+
+    /// From now until the next [`Source::collect`] verdicts are gathered: those that nobody waits for do not ring.
+    pub(crate) fn gather(&self) {
+        self.outbox().gathering = true;
     }
 }
 
@@ -122,6 +130,11 @@ impl Source {
 pub(crate) struct CrashPermit(Arc<AtomicBool>);
 
 impl CrashPermit {
+    /// Whether nobody has it just now.
+    pub(crate) fn is_free(taken: &Arc<AtomicBool>) -> bool {
+        !taken.load(Ordering::Acquire)
+    }
+
     /// The permit, if nobody has it.
     pub(crate) fn take(taken: &Arc<AtomicBool>) -> Option<Self> {
         let free = taken.compare_exchange(false, true, Ordering::AcqRel, Ordering::Acquire).is_ok();

@@ -154,7 +154,7 @@ impl<'a> SlotFeed<'a> {
             let tally = Tally { nanos: took.as_nanos() as u64 * tally.runs, ..tally };
             self.house.stats.count_via(self.slot as usize, self.pool.index, via, &tally, now);
         }
-        let urgent = settlement.more.is_some() || !matches!(settlement.verdict, Verdict::Done);
+        let urgent = is_waited_for(job);
         let part = self.part(run.origin());
         part.tally.add(&tally);
         part.urgent |= urgent;
@@ -218,6 +218,11 @@ impl<'a> SlotFeed<'a> {
         self.house.events.tell(std::mem::take(&mut self.events));
         BatchEnd { runs: u32::try_from(runs).unwrap_or(u32::MAX), nanos, now }
     }
+}
+
+/// Whether somebody waits for the job's end: whoever does has its record kept. Any other verdict may be gathered.
+fn is_waited_for(job: &Job) -> bool {
+    job.rare().keep.is_some()
 }
 
 /// What a run that did not return is judged as.

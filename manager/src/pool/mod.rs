@@ -109,6 +109,8 @@ pub(crate) struct PoolRoom {
     pub(crate) jobs: u32,
     /// It runs low: worth an exchange by itself.
     pub(crate) hungry: bool,
+    /// Slots of it are at work, or could be.
+    pub(crate) works: bool,
     /// Another provider was let go first: ask again soon.
     pub(crate) yielded: bool,
 }
@@ -180,6 +182,7 @@ impl Pool {
         state.prefetch = state.recent.sum(now).saturating_sub(self.slots).min(PREFETCH_MAX);
         let jobs = state.room(self.slots);
         let hungry = state.is_hungry(self.slots);
+        let works = state.busy > 0 || !state.queue.is_empty();
         state.starving.retain(|waiting| *waiting != source);
         let others = state.starving.len() as u32;
         let yields = hungry && jobs == 1 && others > 0 && state.lets_another_first(source, now);
@@ -188,9 +191,10 @@ impl Pool {
         }
         if yields {
             self.ring(&state.starving, Some(source));
-            return PoolRoom { jobs: 0, hungry: false, yielded: true };
+            return PoolRoom { jobs: 0, hungry: false, works, yielded: true };
         }
-        PoolRoom { jobs: if jobs > 1 { jobs.div_ceil(others + 1) } else { jobs }, hungry, yielded: false }
+        let jobs = if jobs > 1 { jobs.div_ceil(others + 1) } else { jobs };
+        PoolRoom { jobs, hungry, works, yielded: false }
     }
 
     /// An exchange is sent that asks for so many.
