@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     panic::AssertUnwindSafe,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -56,9 +56,17 @@ pub(crate) struct House {
     pub(crate) started: Duration,
     pub(crate) started_wall: Timestamp,
     pub(crate) host: String,
+    workers: Mutex<Workers>,
     seq: AtomicU64,
     phase: watch::Sender<Phase>,
     ended: watch::Sender<Option<Result<(), ManagerError>>>,
+}
+
+/// The runtime that pools share.
+struct Workers {
+    runtime: Arc<dyn Spawn>,
+    /// Its threads are held by runs that were given up.
+    held: bool,
 }
 
 /// What a [`House`] is made from.
@@ -71,6 +79,7 @@ pub(crate) struct HouseSetup {
     pub(crate) sources: Arc<[Arc<Source>]>,
     pub(crate) manager_spawn: Arc<dyn Spawn>,
     pub(crate) runtimes: Runtimes,
+    pub(crate) workers: Arc<dyn Spawn>,
     pub(crate) host: String,
 }
 
@@ -85,6 +94,7 @@ impl House {
             sources,
             manager_spawn,
             runtimes,
+            workers,
             host,
         } = setup;
         let (started, started_wall) = (clock.monotonic(), clock.wall());
@@ -103,6 +113,7 @@ impl House {
             started,
             started_wall,
             host,
+            workers: Mutex::new(Workers { runtime: workers, held: false }),
             seq: AtomicU64::new(0),
             phase: watch::Sender::new(Phase::Running),
             ended: watch::Sender::new(None),
@@ -200,6 +211,21 @@ impl House {
     /// A new runtime for workers, if this manager may make any.
     pub(crate) fn fresh_workers(&self) -> Option<Arc<dyn Spawn>> {
         self.runtimes.fresh()
+    }
+
+    /// Runs hold the threads of this runtime: if pools share it, they go elsewhere.
+    pub(crate) fn workers_are_held(&self, runtime: &Arc<dyn Spawn>) {
+        let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
+        workers.held |= Arc::ptr_eq(&workers.runtime, runtime);
+    }
+
+    /// Where a pool that shares `runtime` with others goes on, if not there.
+    pub(crate) fn workers_elsewhere(&self, runtime: &Arc<dyn Spawn>) -> Option<Arc<dyn Spawn>> {
+        let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
+        if workers.held {
+            *workers = Workers { runtime: self.runtimes.fresh()?, held: false };
+        }
+        (!Arc::ptr_eq(&workers.runtime, runtime)).then(|| workers.runtime.clone())
     }
 }
 

@@ -87,6 +87,7 @@ impl Start {
             sources: sources.clone(),
             manager_spawn,
             runtimes: plan.runtimes.clone(),
+            workers: workers.clone(),
             host: plan.host.clone(),
         }));
         let open = Open { sources: plan.providers.len(), intakes: plan.intakes.len() };

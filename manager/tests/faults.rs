@@ -219,6 +219,34 @@ async fn p7_a_suspect_is_run_alone_and_crashed_jobs_one_at_a_time() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn p7_a_manager_that_waits_for_work_takes_a_crashed_job_when_its_lease_runs_out() {
+    let (ledger, clock) = (Ledger::default(), TestClock::new());
+    let store = memory(&clock);
+    enqueue(&store, [job(r#"{"id":"a","type":"t","params":{"sleep":100}}"#)]).await;
+    // It is lost twice: the second loss counts against it.
+    for incarnation in 1..=2 {
+        let mut plan = setup::plan_with(&store, &clock);
+        plan.incarnation = incarnation;
+        let lost = Ledger::default();
+        let running = Manager::start(add(plan, acts("t", &lost))).await.unwrap();
+        eventually("it runs", || lost.count() == 1).await;
+        drop(running);
+    }
+    // This one asks, hears that there is nothing, and waits, all before the lease has run out.
+    let running = Manager::start(add(setup::plan_with(&store, &clock), acts("t", &ledger))).await.unwrap();
+    let began = Instant::now();
+    eventually("it runs", || ledger.running() == 1).await;
+    let after = began.elapsed();
+    assert!(after > Duration::from_secs(5) && after < Duration::from_secs(22), "{after:?}");
+    // One that was never lost is done meanwhile.
+    let ids = enqueue(&store, plain(1)).await;
+    ends(&store, &ids).await;
+    assert_eq!(ledger.running(), 1);
+    running.drain();
+    running.ended().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn p5_a_store_that_is_away_at_the_start_is_waited_for() {
     let (ledger, clock) = (Ledger::default(), TestClock::new());
     let store = memory(&clock);

@@ -9,10 +9,10 @@ use std::{
     time::Duration,
 };
 
-use ganger_core::{JobContext, JobError, ProviderOptions, State};
+use ganger_core::{Job, JobContext, JobError, ProviderOptions, State};
 use ganger_manager::{Manager, Plan};
 use ganger_provider_memory::MemoryProvider;
-use ganger_worker_function::{blocking, function};
+use ganger_worker_function::{CodeWorker, blocking, function};
 use setup::{Ledger, acts, add, ends, enqueue, eventually, job, start};
 
 /// Keeps the sender: whoever waits for this waits until it is dropped.
@@ -68,11 +68,9 @@ fn own(provider: &Arc<MemoryProvider>) -> Plan {
     Plan::new().opened("memory", ProviderOptions::default(), provider.clone())
 }
 
-#[tokio::test]
-async fn a_pool_goes_on_elsewhere_when_its_threads_are_held() {
-    let (keep, wait) = forever();
-    // It says that it is async, and blocks.
-    let liar = function("liar", move |waits: bool, _: JobContext| {
+/// It says that it is async, and blocks where its params say so.
+fn liar(wait: Arc<Mutex<mpsc::Receiver<()>>>) -> CodeWorker {
+    function("liar", move |waits: bool, _: JobContext| {
         let wait = wait.clone();
         async move {
             if waits {
@@ -80,21 +78,104 @@ async fn a_pool_goes_on_elsewhere_when_its_threads_are_held() {
             }
             Ok::<_, JobError>(())
         }
-    });
+    })
+}
+
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from)
+}
+
+/// Jobs that hold all threads of the workers, and more.
+fn held() -> impl Iterator<Item = Job> {
+    (0..threads() + 1).map(|_| job(r#"{"type":"liar","params":true,"timeout":"50ms"}"#))
+}
+
+#[tokio::test]
+async fn a_pool_goes_on_elsewhere_when_its_threads_are_held() {
+    let (keep, wait) = forever();
     let provider = Arc::new(MemoryProvider::new());
-    let running = Manager::start(add(own(&provider), liar.slots(64))).await.unwrap();
-    // As many as there are threads, and more: all threads of the workers are held.
-    let threads = std::thread::available_parallelism().map_or(2, usize::from);
-    let stuck = (0..threads + 1).map(|_| job(r#"{"type":"liar","params":true,"timeout":"50ms"}"#));
-    let stuck = enqueue(&provider, stuck).await;
+    let running = Manager::start(add(own(&provider), liar(wait).slots(64))).await.unwrap();
+    let stuck = enqueue(&provider, held()).await;
     let ids = enqueue(&provider, [job(r#"{"type":"liar","params":false}"#)]).await;
     assert_eq!(ends(&provider, &ids).await[0].state, Some(State::Done));
     let status = running.status();
     eventually("runs are left behind", || status.report().abandoned > 0).await;
     drop(keep);
     ends(&provider, &stuck).await;
+    eventually("no slot is taken for busy", || status.report().pools["liar"].busy == 0).await;
     running.drain();
     running.ended().await.unwrap();
+}
+
+#[tokio::test]
+async fn b11_a_type_that_holds_all_threads_holds_up_no_other_for_long() {
+    let (keep, wait) = forever();
+    let provider = Arc::new(MemoryProvider::new());
+    let ledger = Ledger::default();
+    let plan = add(add(own(&provider), liar(wait).slots(64)), acts("t", &ledger).slots(2));
+    let running = Manager::start(plan).await.unwrap();
+    let first = enqueue(&provider, [job(r#"{"type":"t"}"#)]).await;
+    ends(&provider, &first).await;
+    let stuck = enqueue(&provider, held()).await;
+    eventually("all threads are held", || running.status().report().pools["liar"].busy > 0).await;
+    let ids = enqueue(&provider, (0..20).map(|_| job(r#"{"type":"t"}"#))).await;
+    let ended = ends(&provider, &ids).await;
+    assert!(ended.iter().all(|end| end.state == Some(State::Done) && end.runs == 1));
+    drop(keep);
+    ends(&provider, &stuck).await;
+}
+
+#[tokio::test]
+async fn a_run_that_waits_goes_on_although_its_pool_moves_away() {
+    let (keep, wait) = forever();
+    let go = Arc::new(tokio::sync::Notify::new());
+    let told = go.clone();
+    let worker = function("t", move |blocks: bool, _: JobContext| {
+        let (wait, told) = (wait.clone(), told.clone());
+        async move {
+            match blocks {
+                true => drop(wait.lock().unwrap().recv()),
+                false => told.notified().await,
+            }
+            Ok::<_, JobError>(())
+        }
+    });
+    let provider = Arc::new(MemoryProvider::new());
+    let running = Manager::start(add(own(&provider), worker.slots(4))).await.unwrap();
+    let ids = enqueue(&provider, [job(r#"{"type":"t","params":false}"#)]).await;
+    let status = running.status();
+    eventually("it waits", || status.report().pools["t"].busy == 1).await;
+    let stuck = enqueue(&provider, [job(r#"{"type":"t","params":true,"timeout":"50ms"}"#)]).await;
+    ends(&provider, &stuck).await;
+    assert_eq!(status.report().abandoned, 1);
+    go.notify_one();
+    assert_eq!(ends(&provider, &ids).await[0].state, Some(State::Done));
+    drop(keep);
+}
+
+#[tokio::test]
+async fn a_run_that_is_caught_behind_held_threads_is_handed_back() {
+    let (keep, wait) = forever();
+    let (provider, ledger) = (Arc::new(MemoryProvider::new()), Ledger::default());
+    let seen = ledger.clone();
+    let caught = function("caught", move |(): (), job: JobContext| {
+        let ledger = seen.clone();
+        async move {
+            let _running = ledger.start(&job);
+            if ledger.count() == 1 {
+                std::future::pending::<()>().await;
+            }
+            Ok::<_, JobError>(())
+        }
+    });
+    let plan = add(add(own(&provider), liar(wait).slots(64)), caught.slots(1));
+    let _running = Manager::start(plan).await.unwrap();
+    let ids = enqueue(&provider, [job(r#"{"type":"caught"}"#)]).await;
+    eventually("it waits", || ledger.running() == 1).await;
+    enqueue(&provider, held()).await;
+    let ended = ends(&provider, &ids).await;
+    assert_eq!((ended[0].state, ledger.count()), (Some(State::Done), 2));
+    drop(keep);
 }
 
 #[tokio::test]

@@ -3,9 +3,10 @@
 use std::{
     collections::VecDeque,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    task::Waker,
 };
 
 use ganger_core::{JobContext, LeaseRef};
@@ -16,10 +17,16 @@ pub(crate) struct Board {
     pub(crate) epoch: u32,
     retired: AtomicBool,
     state: Mutex<State>,
+    /// The slot's task.
+    task: OnceLock<Waker>,
+    /// It owes a sign of life.
+    asked: AtomicBool,
 }
 
 #[derive(Default)]
 struct State {
+    /// A batch was taken, and its end not told.
+    busy: bool,
     current: Option<JobContext>,
     rest: VecDeque<JobContext>,
     /// The run that was under way when the slot was given up: whatever it yields is not wanted.
@@ -28,7 +35,13 @@ struct State {
 
 impl Board {
     pub(crate) fn new(epoch: u32) -> Self {
-        Board { epoch, retired: AtomicBool::new(false), state: Mutex::default() }
+        Board {
+            epoch,
+            retired: AtomicBool::new(false),
+            state: Mutex::default(),
+            task: OnceLock::new(),
+            asked: AtomicBool::new(false),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -40,9 +53,27 @@ impl Board {
         self.retired.load(Ordering::Acquire)
     }
 
+    /// The slot's task is at work: what it owed, it has given.
+    pub(super) fn sign(&self, task: &Waker) {
+        self.task.get_or_init(|| task.clone());
+        if self.asked.load(Ordering::Relaxed) {
+            self.asked.store(false, Ordering::Release);
+        }
+    }
+
+    /// Asks the slot's task for a sign of life; whether it still owes the last one, and so cannot go on where it is.
+    pub(super) fn ask_for_sign(&self) -> bool {
+        let owes = self.asked.swap(true, Ordering::AcqRel);
+        if let Some(task) = self.task.get() {
+            task.wake_by_ref();
+        }
+        owes
+    }
+
     /// Lays down a batch.
     pub(super) fn load(&self, batch: &mut VecDeque<JobContext>) {
         let mut state = self.state();
+        state.busy = true;
         if state.rest.is_empty() {
             std::mem::swap(&mut state.rest, batch);
         } else {
@@ -75,6 +106,16 @@ impl Board {
         rest.append(&mut self.state().rest);
     }
 
+    /// The batch has ended; whether that is still to be told. Whoever retires a slot tells it.
+    pub(super) fn ended(&self) -> bool {
+        std::mem::take(&mut self.state().busy)
+    }
+
+    /// Whether a batch was taken whose end is not told.
+    pub(super) fn is_busy(&self) -> bool {
+        self.state().busy
+    }
+
     /// Nothing is under way any more; which run is disowned.
     pub(super) fn end(&self) -> Option<LeaseRef> {
         let mut state = self.state();
@@ -82,12 +123,21 @@ impl Board {
         state.disowned
     }
 
-    /// Gives the slot up: what it was at, and what it had not begun.
-    pub(super) fn retire(&self) -> (Option<JobContext>, VecDeque<JobContext>) {
+    /// Gives the slot up.
+    pub(super) fn retire(&self) -> Left {
         let mut state = self.state();
         self.retired.store(true, Ordering::Release);
         let current = state.current.take();
         state.disowned = current.as_ref().map(JobContext::lease);
-        (current, std::mem::take(&mut state.rest))
+        Left { current, rest: std::mem::take(&mut state.rest), busy: std::mem::take(&mut state.busy) }
     }
+}
+
+/// What a slot was at when it was given up.
+pub(super) struct Left {
+    pub(super) current: Option<JobContext>,
+    /// What it had not begun.
+    pub(super) rest: VecDeque<JobContext>,
+    /// The end of its batch was not told.
+    pub(super) busy: bool,
 }

@@ -70,6 +70,8 @@ pub(crate) struct Pool {
     spawn: Mutex<Arc<dyn Spawn>>,
     /// Counts the moves to another runtime.
     moves: AtomicU32,
+    /// Counts those of them that its own runs made necessary.
+    holds: AtomicU32,
 }
 
 /// A job that waits for a slot.
@@ -162,6 +164,7 @@ impl Pool {
             boards,
             spawn: Mutex::new(spawn),
             moves: AtomicU32::new(0),
+            holds: AtomicU32::new(0),
         }
     }
 
@@ -315,10 +318,12 @@ impl Pool {
 
     /// The boards of all slots, as they are now.
     pub(crate) fn each_board(&self, mut look: impl FnMut(u32, &Arc<Board>)) {
-        for (slot, board) in self.boards.iter().enumerate() {
-            let board = board.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            look(slot as u32, &board);
-        }
+        (0..self.slots).for_each(|slot| look(slot, &self.board(slot)));
+    }
+
+    /// The board of a slot, as it is now.
+    fn board(&self, slot: u32) -> Arc<Board> {
+        self.boards[slot as usize].lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Asks all runs under way to stop.

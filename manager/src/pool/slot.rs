@@ -5,6 +5,7 @@ use std::{
     collections::VecDeque,
     future::poll_fn,
     panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
     sync::{Arc, PoisonError, atomic::Ordering},
     task::Poll,
     time::Duration,
@@ -39,8 +40,11 @@ pub(crate) fn start_slots(pool: &Arc<Pool>, house: &Arc<House>) {
 pub(super) fn start_slot(pool: &Arc<Pool>, house: &Arc<House>, slot: u32, board: Arc<Board>) {
     let (pool, house) = (pool.clone(), house.clone());
     let spawn = pool.spawner();
-    let watched = house.clone();
+    let (watched, signs) = (house.clone(), board.clone());
+    // A runtime lives as long as a slot is on it, also when its pool has moved.
+    let here = spawn.clone();
     spawn.spawn(Box::pin(async move {
+        let _here = here;
         let work = async {
             if pool.traits.blocking {
                 run_thread_slot(pool, house, slot, board).await;
@@ -48,7 +52,12 @@ pub(super) fn start_slot(pool: &Arc<Pool>, house: &Arc<House>, slot: u32, board:
                 run_slot(pool, house, slot, board).await;
             }
         };
-        watched.guarded("a slot", work).await;
+        let mut work = pin!(watched.guarded("a slot", work));
+        poll_fn(|cx| {
+            signs.sign(cx.waker());
+            work.as_mut().poll(cx)
+        })
+        .await;
     }));
 }
 
@@ -73,17 +82,17 @@ async fn run_slot(pool: Arc<Pool>, house: Arc<House>, slot: u32, board: Arc<Boar
     let mut worker: Option<Box<dyn DynWorker>> = None;
     let (mut batch, mut rest) = (VecDeque::new(), VecDeque::new());
     while poll_fn(|cx| pool.poll_take(slot, &board, &mut batch, cx.waker())).await.is_some() {
+        let single = batch.len() == 1;
+        board.load(&mut batch);
         let able = match worker.take() {
             Some(able) => Some(able),
-            None => make(&pool, &house, slot, &mut batch).await,
+            None => make(&pool, &house, slot, &board).await,
         };
         let Some(mut able) = able else { continue };
-        if batch.is_empty() {
+        if !board.is_busy() {
             worker = Some(able);
             continue;
         }
-        let single = batch.len() == 1;
-        board.load(&mut batch);
         let mut feed = SlotFeed::new(&house, &pool, &board, slot, single);
         let (end, waited) = drive(&mut *able, &mut feed, &board, &pool, &mut rest).await;
         match end {
@@ -101,7 +110,9 @@ async fn run_slot(pool: Arc<Pool>, house: Arc<House>, slot: u32, board: Arc<Boar
             pool.give_back(&mut rest);
             release(&pool, rest.drain(..), house.clock.wall());
         }
-        pool.finished(ended.runs, ended.nanos, waited, ended.now);
+        if board.ended() {
+            pool.finished(ended.runs, ended.nanos, waited, ended.now);
+        }
         if board.is_retired() {
             return;
         }
@@ -165,12 +176,7 @@ async fn drive(
 }
 
 /// Makes the slot's worker. When it cannot be made, the jobs go back and the pool rests until it can.
-async fn make(
-    pool: &Arc<Pool>,
-    house: &Arc<House>,
-    slot: u32,
-    batch: &mut VecDeque<JobContext>,
-) -> Option<Box<dyn DynWorker>> {
+async fn make(pool: &Arc<Pool>, house: &Arc<House>, slot: u32, board: &Board) -> Option<Box<dyn DynWorker>> {
     let error = match create(pool, slot).await {
         Ok(worker) => return Some(worker),
         Err(error) => error,
@@ -178,8 +184,10 @@ async fn make(
     tracing::error!(kind = %pool.kind, %error, "a worker cannot be made; its jobs wait");
     let key = format!("worker {}", pool.kind);
     house.health.off(&key, format!("worker `{}` cannot be made: {error}", pool.kind));
-    let waiting = pool.set_sick(true);
-    release(pool, batch.drain(..).chain(waiting), house.clock.wall());
+    let mut batch = VecDeque::new();
+    board.take_rest(&mut batch);
+    batch.extend(pool.set_sick(true));
+    release(pool, batch, house.clock.wall());
     let mut wait = SICK_WAIT_MIN;
     let made = loop {
         tokio::select! {
@@ -192,7 +200,9 @@ async fn make(
             break Some(worker);
         }
     };
-    pool.finished(0, 0, false, house.clock.monotonic());
+    if board.ended() {
+        pool.finished(0, 0, false, house.clock.monotonic());
+    }
     pool.set_sick(false);
     house.health.on(&key);
     made

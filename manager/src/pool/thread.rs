@@ -18,7 +18,7 @@ use super::{
     Pool,
     board::Board,
     feed::{SlotFeed, release},
-    slot::{create, drop_quietly, panic_text},
+    slot::{create, drop_quietly, panic_text, restart},
     watch::{HURRIED_GRACE, grace},
 };
 use crate::house::House;
@@ -67,9 +67,17 @@ pub(super) async fn run_thread_slot(pool: Arc<Pool>, house: Arc<House>, slot: u3
         board.take_rest(&mut rest);
         release(&pool, rest, house.clock.wall());
         // Threads are handed one job at a time: what it waits for cannot be seen.
-        pool.finished(ended.runs, ended.nanos, true, ended.now);
+        if board.ended() {
+            pool.finished(ended.runs, ended.nanos, true, ended.now);
+        }
         if let Some(error) = failed_to_make {
             rest_sick(&pool, &house, slot, &error).await;
+        }
+        if board.is_retired() {
+            return;
+        }
+        if pool.moves.load(Ordering::Acquire) != board.epoch {
+            return restart(&pool, &house, slot);
         }
         tokio::task::yield_now().await;
     }
