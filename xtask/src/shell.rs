@@ -83,6 +83,10 @@ pub(crate) fn output(command: &mut Command) -> Result<String, Fault> {
 
 /// Whether a program can be started from PATH.
 pub(crate) fn has(program: &str) -> bool {
-    let paths = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&paths).any(|folder| folder.join(program).is_file())
+    has_in(&std::env::var_os("PATH").unwrap_or_default(), program)
+}
+
+/// Whether a program can be started from these folders.
+pub(crate) fn has_in(paths: &OsStr, program: &str) -> bool {
+    std::env::split_paths(paths).any(|folder| folder.join(program).is_file())
 }
