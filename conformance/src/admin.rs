@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use ganger_core::{Admin, Filter, Hold, JobId, Order, Page, Settlement, Spend, State, Timestamp, Verdict};
+use ganger_core::{
+    Admin, Attempt, Filter, Hold, Job, JobId, Order, Page, Settlement, Spend, State, Timestamp, Verdict,
+};
 
 use crate::{
     Jobs, Store, TestManager,
@@ -119,4 +121,52 @@ pub async fn a_dead_letter_tells_its_reason(store: impl Store) {
     assert!(view.ended_at.is_some() && view.holder.is_none());
     assert_eq!(view.job.and_then(|job| job.name).as_deref(), Some("0"));
     assert!(admin.show(&"never".parse().unwrap()).await.unwrap().is_none());
+}
+
+/// All that a filter sets must hold, for orders too.
+pub async fn all_that_a_filter_sets_must_hold_for_orders_too(store: impl Store) {
+    let Some((manager, admin)) = open(&store).await else { return };
+    let elsewhere = Job { queue: Some("elsewhere".into()), ..Jobs::one("0") };
+    let ids = manager.enqueue(vec![Jobs::one("0"), elsewhere, Jobs::one("1"), Jobs::of("other", "0")]).await;
+    let held = manager.take(1).await;
+    let mut dead = Settlement::new(held[0].lease, Verdict::Dead { reason: "no luck".into() });
+    dead.more_mut().attempt = Some(Attempt {
+        number: 1,
+        started: Timestamp::now(),
+        millis: 1,
+        outcome: "failed".into(),
+        error: Some("the 7th disk is full".into()),
+        output: String::new(),
+        manager: "conformance".into(),
+    });
+    assert!(manager.settle(dead).await);
+    let died = held[0].id();
+
+    let kind = || Filter { kind: Some(KIND.into()), ..Filter::default() };
+    let name = || Filter { name: Some("0".into()), ..kind() };
+    let others: Vec<JobId> = ids[..2].iter().filter(|id| **id != died).cloned().collect();
+    let cases = [
+        (kind(), vec![&ids[0], &ids[1], &ids[2]]),
+        (name(), vec![&ids[0], &ids[1]]),
+        (Filter { queue: Some("elsewhere".into()), ..Filter::default() }, vec![&ids[1]]),
+        (Filter { queue: Some("elsewhere".into()), name: Some("1".into()), ..kind() }, vec![]),
+        (Filter { error: Some("disk is full".into()), ..kind() }, vec![&died]),
+        (Filter { error: Some("disk is empty".into()), ..kind() }, vec![]),
+        (Filter { ids: Some(ids[1..].to_vec()), ..name() }, vec![&ids[1]]),
+        (Filter { ids: Some(Vec::new()), ..Filter::default() }, vec![]),
+        (Filter { states: Some(vec![State::Dead, State::Done]), ..Filter::default() }, vec![&died]),
+    ];
+    for (filter, expected) in &cases {
+        let mut expected: Vec<JobId> = expected.iter().map(|id| (*id).clone()).collect();
+        let listed = admin.list(filter, &Page::default()).await.unwrap();
+        let mut listed: Vec<JobId> = listed.into_iter().map(|view| view.id).collect();
+        listed.sort_by_key(JobId::to_string);
+        expected.sort_by_key(JobId::to_string);
+        assert_eq!(listed, expected, "{filter:?}");
+        assert_eq!(admin.count(filter).await.unwrap(), expected.len() as u64, "{filter:?}");
+    }
+    assert_eq!(admin.order(Order::Cancel, &name()).await.unwrap(), 1, "the dead one is passed over");
+    assert_eq!(state(&admin, &others[0]).await, Some(State::Cancelled));
+    assert_eq!(state(&admin, &ids[2]).await, Some(State::Ready));
+    assert_eq!(state(&admin, &ids[3]).await, Some(State::Ready));
 }

@@ -9,9 +9,8 @@ use ganger_core::{
     Batch, Beat, BoxFuture, DynIntake, Ended, Enqueued, IntakeSink, Job, JobId, ProviderError, Refused,
     Severity, Sink, State, Stopper,
 };
-use tokio::sync::Notify;
 
-use crate::{Jobs, eventually, soon};
+use crate::{Gate, Jobs, soon};
 
 /// What the suite needs of an intake's tests.
 pub trait IntakeHarness: Send + Sync + 'static {
@@ -39,15 +38,15 @@ pub async fn a_job_is_acknowledged_only_when_its_sink_has_it(harness: impl Intak
     let (sink, stopper) = (Arc::new(Basin::default()), Stopper::default());
     let run = intake.run(sink.named(), stopper.handle());
     let test = async {
-        sink.closed.store(true, Ordering::SeqCst);
+        let gate = sink.shut();
         let submit = harness.submit(Jobs::one("held back"));
         tokio::pin!(submit);
         tokio::select! {
             biased;
             _ = &mut submit => panic!("it was acknowledged before the sink had it"),
-            () = eventually("the job at the sink", async || sink.asked.load(Ordering::SeqCst)) => {}
+            () = gate.reached(1) => {}
         }
-        sink.open();
+        gate.open();
         assert!(soon("the acknowledgement", submit).await);
         assert_eq!(sink.labels(), ["held back"]);
 
@@ -78,14 +77,34 @@ pub async fn after_stop_nothing_more_is_taken_in(harness: impl IntakeHarness) {
     assert_eq!(sink.labels(), ["before"]);
 }
 
+/// What is under way at the stop ends well.
+pub async fn what_is_under_way_at_the_stop_ends_well(harness: impl IntakeHarness) {
+    let intake = harness.open().await;
+    let (sink, stopper) = (Arc::new(Basin::default()), Stopper::default());
+    let run = intake.run(sink.named(), stopper.handle());
+    let gate = sink.shut();
+    let test = async {
+        let stop = async {
+            gate.reached(1).await;
+            stopper.stop();
+            // So that the intake sees the stop before its sink answers.
+            tokio::task::yield_now().await;
+            gate.open();
+        };
+        let (acknowledged, ()) = tokio::join!(harness.submit(Jobs::one("under way")), stop);
+        assert!(acknowledged, "its sink has it");
+    };
+    let (ended, ()) = tokio::join!(soon("the end after a stop", run), soon("the acknowledgement", test));
+    ended.expect("the intake ends well");
+    assert_eq!(sink.labels(), ["under way"]);
+}
+
 /// A sink that holds jobs back, or fails, as a test tells it to. Its jobs never end.
 #[derive(Default)]
 pub struct Basin {
     jobs: Mutex<Vec<Job>>,
-    closed: AtomicBool,
-    asked: AtomicBool,
+    gate: Mutex<Option<Gate>>,
     fails: AtomicBool,
-    opened: Notify,
 }
 
 impl Basin {
@@ -93,9 +112,11 @@ impl Basin {
         IntakeSink { name: "basin".into(), sink: self.clone(), admin: None }
     }
 
-    fn open(&self) {
-        self.closed.store(false, Ordering::SeqCst);
-        self.opened.notify_waiters();
+    /// From now on jobs are held at a gate before they are taken.
+    fn shut(&self) -> Gate {
+        let gate = Gate::shut("a job at the sink");
+        *self.gate.lock().unwrap() = Some(gate.clone());
+        gate
     }
 
     fn labels(&self) -> Vec<String> {
@@ -107,10 +128,9 @@ impl Basin {
 impl Sink for Basin {
     fn enqueue(&self, batch: Batch) -> BoxFuture<'_, Result<Vec<Result<Enqueued, Refused>>, ProviderError>> {
         Box::pin(async move {
-            self.asked.store(true, Ordering::SeqCst);
-            let opened = self.opened.notified();
-            if self.closed.load(Ordering::SeqCst) {
-                opened.await;
+            let gate = self.gate.lock().unwrap().clone();
+            if let Some(gate) = gate {
+                gate.pass().await;
             }
             if self.fails.load(Ordering::SeqCst) {
                 return Err(ProviderError::transient("the sink is out of reach, as the test wants it"));

@@ -6,6 +6,7 @@
 macro_rules! provider {
     ($store:expr) => {
         $crate::tests!(provider, $store, [
+            it_has_a_sink_and_takes_orders_exactly_where_it_declares_so,
             opening_a_store_that_is_out_of_reach_is_a_transient_error_the_manager_tries_again,
             opening_a_store_of_a_newer_format_is_refused_and_leaves_it_untouched,
             tasks_that_it_needs_are_spawned_here_they_live_on_the_managers_own_runtime,
@@ -50,6 +51,7 @@ macro_rules! provider {
             removing_a_job_that_is_not_running_forgets_it_a_running_one_is_passed_over,
             a_list_is_newest_first_filtered_and_read_page_by_page,
             a_dead_letter_tells_its_reason,
+            all_that_a_filter_sets_must_hold_for_orders_too,
         ]);
     };
 }
@@ -65,6 +67,7 @@ macro_rules! intake {
                 an_address_that_is_taken_is_a_fatal_error_that_names_it,
                 a_job_is_acknowledged_only_when_its_sink_has_it,
                 after_stop_nothing_more_is_taken_in,
+                what_is_under_way_at_the_stop_ends_well,
             ]
         );
     };

@@ -5,3 +5,6 @@ mod port;
 pub mod proxy;
 pub mod server;
 pub mod simulation;
+
+/// What tests wait by, in place of sleeps: the same as in the conformance suite.
+pub use ganger_conformance::signal;

@@ -29,10 +29,7 @@ use tokio::{net::TcpListener, sync::watch};
 
 pub use upstream::Upstream;
 
-use crate::port::Port;
-
-/// How long what a test waits for may take, on the slowest machine. No test passes by waiting for it.
-const PATIENCE: Duration = Duration::from_secs(20);
+use crate::{port::Port, signal::PATIENCE};
 
 /// A direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -215,7 +212,7 @@ impl Proxy {
     /// Waits until it has seen something, and answers what it has seen by then.
     ///
     /// # Panics
-    /// It does not see it in 20 s; `what` says what that is, as "a second connection".
+    /// It does not see it within [`PATIENCE`]; `what` says what that is, as "a second connection".
     pub async fn until(&self, what: &str, mut is_so: impl FnMut(&Seen) -> bool) -> Seen {
         let mut seen = self.shared.seen.subscribe();
         match tokio::time::timeout(PATIENCE, seen.wait_for(|seen| is_so(seen))).await {

@@ -8,6 +8,17 @@ use crate::{
     soon,
 };
 
+/// It has a sink and takes orders exactly where it declares so: what is declared and not there would be passed over by
+/// the tests, and what is there and not declared would be used untested.
+pub async fn it_has_a_sink_and_takes_orders_exactly_where_it_declares_so(store: impl Store) {
+    let manager = TestManager::open(&store).await;
+    let can = manager.provider.capabilities();
+    assert_eq!(
+        (can.sink, can.admin),
+        (manager.provider.sink().is_some(), manager.provider.admin().is_some())
+    );
+}
+
 /// Opening a store that is out of reach is a transient error; the manager tries again.
 pub async fn opening_a_store_that_is_out_of_reach_is_a_transient_error_the_manager_tries_again(
     store: impl Store,

@@ -14,8 +14,8 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// How long a server may take to come up or to end, on the slowest machine.
-const PATIENCE: Duration = Duration::from_secs(20);
+use crate::signal::PATIENCE;
+
 /// So many of its last lines are kept for messages.
 const LINES_MAX: usize = 20;
 

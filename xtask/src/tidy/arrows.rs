@@ -12,7 +12,7 @@ const ARROWS: &[(&str, &[&str], &[&str])] = &[
     ("providers", &["core", "spool"], &["conformance", "testkit", "providers/memory", "workers/function"]),
     ("workers", &["core", "spool"], &["conformance", "testkit", "providers/memory", "workers/function"]),
     ("conformance", &["core"], &["providers/memory", "workers/function"]),
-    ("testkit", &["core"], &["manager", "providers/memory", "workers/function"]),
+    ("testkit", &["core", "conformance"], &["manager", "providers/memory", "workers/function"]),
     ("bench", &["core", "spool", "manager", "providers", "workers"], &["testkit"]),
     (
         "ganger",
