@@ -5,9 +5,12 @@ use ganger_core::Job;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    if let Ok(job) = Job::from_json(bytes) {
-        let text = job.to_json();
-        let again = Job::from_json(text.as_bytes()).expect("what was written can be read");
-        assert_eq!(again.to_json(), text);
+    match Job::from_json(bytes) {
+        Ok(job) => {
+            let text = job.to_json();
+            let again = Job::from_json(text.as_bytes()).expect("what was written can be read");
+            assert_eq!(again.to_json(), text);
+        }
+        Err(why) => assert!(!why.to_string().is_empty()),
     }
 });

@@ -1,6 +1,8 @@
 //! What the fuzz target `config` holds, tried on each test run with drawn inputs: any text is a config or says what is
 //! wrong with it, in each of the three syntaxes.
 
+use std::{fs, path::Path};
+
 use ganger::{Config, Registry, config::Syntax, plugins::PLUGINS};
 use proptest::prelude::*;
 
@@ -23,6 +25,18 @@ fn holds(text: &str) {
                 assert!(span.start <= span.end && span.end <= error.text.len(), "{span:?} in {text:?}");
             }
         }
+    }
+}
+
+/// The inputs that the target starts from; what the fuzzer once found is among them.
+#[test]
+fn the_fuzzers_seeds_hold() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds/config");
+    let files: Vec<_> = fs::read_dir(folder).expect("the seeds are there").collect();
+    assert!(!files.is_empty());
+    for file in files {
+        let bytes = fs::read(file.expect("a seed").path()).expect("a seed can be read");
+        holds(&String::from_utf8_lossy(&bytes));
     }
 }
 

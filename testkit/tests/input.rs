@@ -1,6 +1,8 @@
 //! What the fuzz targets hold, tried on each test run with drawn inputs.
 #![allow(clippy::unwrap_used)]
 
+use std::{fs, path::Path};
+
 use ganger_core::{ByteSize, Job, JobId, Period, Timestamp};
 use proptest::prelude::*;
 
@@ -33,11 +35,46 @@ fn job_like() -> impl Strategy<Value = String> {
     })
 }
 
-fn holds(bytes: &[u8]) {
-    if let Ok(job) = Job::from_json(bytes) {
-        let text = job.to_json();
-        assert_eq!(Job::from_json(text.as_bytes()).unwrap().to_json(), text);
+/// What the target `job_json` holds.
+fn is_a_job_or_says_why_not(bytes: &[u8]) {
+    match Job::from_json(bytes) {
+        Ok(job) => {
+            let text = job.to_json();
+            assert_eq!(Job::from_json(text.as_bytes()).unwrap().to_json(), text);
+        }
+        Err(why) => assert!(!why.to_string().is_empty()),
     }
+}
+
+/// What the target `durations` holds.
+fn reads_as_it_is_written(text: &str) {
+    if let Ok(period) = text.parse::<Period>() {
+        assert_eq!(period.to_string().parse::<Period>().unwrap(), period);
+    }
+    if let Ok(size) = text.parse::<ByteSize>() {
+        assert_eq!(size.to_string().parse::<ByteSize>().unwrap(), size);
+    }
+    if let Ok(time) = text.parse::<Timestamp>() {
+        assert_eq!(time.to_string().parse::<Timestamp>().unwrap(), time);
+    }
+    if let Ok(id) = text.parse::<JobId>() {
+        assert_eq!(id.to_string(), text);
+    }
+}
+
+/// The inputs that a target starts from; what the fuzzer once found is among them.
+fn seeds(target: &str) -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds").join(target);
+    let files = fs::read_dir(folder).unwrap();
+    files.map(|file| fs::read(file.unwrap().path()).unwrap()).collect()
+}
+
+#[test]
+fn the_fuzzers_seeds_hold() {
+    let (jobs, texts) = (seeds("job_json"), seeds("durations"));
+    assert!(!jobs.is_empty() && !texts.is_empty());
+    jobs.iter().for_each(|bytes| is_a_job_or_says_why_not(bytes));
+    texts.iter().for_each(|bytes| reads_as_it_is_written(std::str::from_utf8(bytes).unwrap()));
 }
 
 proptest! {
@@ -45,29 +82,18 @@ proptest! {
 
     #[test]
     fn any_bytes_are_a_job_or_say_why_not(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-        holds(&bytes);
+        is_a_job_or_says_why_not(&bytes);
     }
 
     #[test]
     fn whatever_looks_like_a_job_is_one_or_says_why_not(text in job_like()) {
-        holds(text.as_bytes());
+        is_a_job_or_says_why_not(text.as_bytes());
     }
 
     #[test]
     fn any_text_is_a_duration_a_size_a_time_or_an_id_or_says_why_not(
         text in prop_oneof!["\\PC{0,20}", "[0-9]{1,12}(ms|s|m|h|d|kiB|MiB|GiB|B|)", "[0-9.]{1,6}[a-zA-Z]{0,3}"],
     ) {
-        if let Ok(period) = text.parse::<Period>() {
-            prop_assert_eq!(period.to_string().parse::<Period>().unwrap(), period);
-        }
-        if let Ok(size) = text.parse::<ByteSize>() {
-            prop_assert_eq!(size.to_string().parse::<ByteSize>().unwrap(), size);
-        }
-        if let Ok(time) = text.parse::<Timestamp>() {
-            prop_assert_eq!(time.to_string().parse::<Timestamp>().unwrap(), time);
-        }
-        if let Ok(id) = text.parse::<JobId>() {
-            prop_assert_eq!(id.to_string(), text);
-        }
+        reads_as_it_is_written(&text);
     }
 }
