@@ -1,7 +1,6 @@
 //! What a running job knows of itself, and what it may do.
 
 use std::{
-    borrow::Cow,
     fmt,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
@@ -15,7 +14,8 @@ use serde_json::value::RawValue;
 use tokio::sync::{Notify, watch};
 
 use crate::{
-    Event, Events, FailureRecord, Job, JobError, JobId, LeaseRef, OutputBuffer, Record, Timestamp, What,
+    Event, Events, FailureRecord, Job, JobError, JobId, LeaseRef, OptionsError, OutputBuffer, Record,
+    Timestamp, What,
 };
 
 /// A running job: its params, its attempt, its deadline, and what it may do while it runs. Cheap to clone.
@@ -166,8 +166,14 @@ impl JobContext {
                 None => serde_json::from_str::<P>("{}").err().unwrap_or(error),
                 Some(_) => error,
             };
-            JobError::dead(Cow::Owned(format!("params do not fit type `{}`: {error}", self.0.job.kind)))
+            self.unfit(&OptionsError::whole(error.to_string()))
         })
+    }
+
+    /// The error of a job whose params the worker refuses, in the words in which [`Worker::check`](crate::Worker::check)
+    /// refuses it: another run would find the same params.
+    pub fn unfit(&self, error: &OptionsError) -> JobError {
+        JobError::dead(error.of_job(&self.0.job.kind))
     }
 
     /// What a failure-handler job works on, as JSON; `None` in any other job.

@@ -90,3 +90,26 @@ pub struct OptionsError {
     /// What is wrong with it.
     pub message: String,
 }
+
+impl OptionsError {
+    /// Something wrong with the whole, or with what the message names.
+    pub fn whole(message: impl Into<String>) -> Self {
+        OptionsError { path: Vec::new(), message: message.into() }
+    }
+
+    /// Something wrong with one option or param.
+    pub fn of(name: &str, message: impl Into<String>) -> Self {
+        OptionsError { path: vec![name.to_owned()], message: message.into() }
+    }
+
+    /// The sentence for a job whose params it is about.
+    pub fn of_job(&self, kind: &str) -> String {
+        let OptionsError { path, message } = self;
+        match path.is_empty() {
+            true => format!("the params do not fit type `{kind}`: {message}"),
+            false => {
+                format!("the params do not fit type `{kind}`, `{}`: {message}", path.join(".").escape_debug())
+            }
+        }
+    }
+}

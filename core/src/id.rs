@@ -6,7 +6,10 @@ use compact_str::CompactString;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use uuid::Uuid;
 
-use crate::lease::{LeaseRef, Token};
+use crate::{
+    clock::Timestamp,
+    lease::{LeaseRef, Token},
+};
 
 /// The longest id accepted, in bytes.
 pub const ID_MAX: usize = 200;
@@ -54,6 +57,25 @@ impl JobId {
     /// The id of the `n`th failure-handler job of this one (`<parent>/failed/<n>`), counted from 1.
     pub fn failed(&self, n: usize) -> Self {
         JobId(Form::Text(compact_str::format_compact!("{}/failed/{n}", self.stem())))
+    }
+
+    /// The id of the job that this one follows from, if it is spelled as [`child`](JobId::child) and
+    /// [`failed`](JobId::failed) spell ids.
+    pub fn parent(&self) -> Option<JobId> {
+        let Form::Text(text) = &self.0 else { return None };
+        let (parent, n) = text.rsplit_once('/')?;
+        let is_number = !n.is_empty() && n.bytes().all(|byte| byte.is_ascii_digit());
+        let parent = parent.strip_suffix("/failed").unwrap_or(parent);
+        is_number.then(|| parent.parse().ok()).flatten()
+    }
+
+    /// When it was made, for an id that ganger gave to an enqueued job.
+    pub fn made_at(&self) -> Option<Timestamp> {
+        let Form::Uuid(uuid) = &self.0 else { return None };
+        let (secs, nanos) = uuid.get_timestamp()?.to_unix();
+        let millis =
+            i64::try_from(secs).ok()?.checked_mul(1000)?.checked_add(i64::from(nanos / 1_000_000))?;
+        Some(Timestamp::from_millis(millis))
     }
 
     /// What the ids of jobs that come from this one begin with: its text, or, where that leaves no room for more,
@@ -182,6 +204,21 @@ mod tests {
         assert_ne!(failed(&one), failed(&two));
         let id: JobId = one.parse().unwrap();
         assert!(id.child(1).failed(1).child(2).failed(2).to_string().parse::<JobId>().is_ok());
+    }
+
+    #[test]
+    fn an_id_tells_which_job_it_follows_from() {
+        let parent = |id: &str| id.parse::<JobId>().unwrap().parent().map(|parent| parent.to_string());
+        assert_eq!(parent("a/1"), Some("a".into()));
+        assert_eq!(parent("a/2/failed/10"), Some("a/2".into()));
+        for id in ["a", "a/b", "/1", "a/", "a/1x"] {
+            assert_eq!(parent(id), None, "{id}");
+        }
+        let made = JobId::new();
+        assert_eq!(made.child(1).parent(), Some(made.clone()));
+        let age = Timestamp::now().since(made.made_at().unwrap());
+        assert!(age.as_secs() < 60, "{age:?}");
+        assert_eq!(made.child(1).made_at(), None);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use compact_str::CompactString;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
-use crate::{Admin, BoxFuture, Clock, Job, ProviderError, Sink, Stop};
+use crate::{Admin, BoxFuture, Clock, Job, ParamsCheck, ProviderError, Sink, Stop};
 
 /// What an intake is given when it is opened.
 #[derive(Clone)]
@@ -77,7 +77,7 @@ pub struct Catalog {
 }
 
 /// A type of the [`Catalog`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct TypeInfo {
     /// The type's name.
     pub kind: CompactString,
@@ -85,6 +85,8 @@ pub struct TypeInfo {
     pub runs_commands: bool,
     /// The params in which its jobs carry jobs.
     pub carries: &'static [&'static str],
+    /// Checks the params of its jobs.
+    pub params: ParamsCheck,
 }
 
 /// How deep jobs may carry jobs.
@@ -104,6 +106,14 @@ impl Catalog {
     /// The names of all types.
     pub fn names(&self) -> Vec<&str> {
         self.types.iter().map(|info| info.kind.as_str()).collect()
+    }
+
+    /// Holds a job's params against the worker that does its type here; a type that others do is theirs to judge.
+    ///
+    /// # Errors
+    /// What is wrong, in a sentence that names the type and the field.
+    pub fn check_params(&self, job: &Job) -> Result<(), String> {
+        self.get(&job.kind).map_or(Ok(()), |info| info.params.check(job))
     }
 
     /// The job and all jobs that it carries, to any depth: what an intake's `accept` list is held against.

@@ -7,9 +7,9 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::{
-    BoxFuture, Capabilities, DynIntake, DynProvider, Intake, IntakeContext, OptionsError, Provider,
-    ProviderContext, ProviderError, Slots, Worker, WorkerContext, WorkerError, WorkerTraits, Workers,
-    erase_provider, erase_slots,
+    BoxFuture, Capabilities, DynIntake, DynProvider, Intake, IntakeContext, OptionsError, ParamsCheck,
+    Provider, ProviderContext, ProviderError, Slots, Worker, WorkerContext, WorkerError, WorkerTraits,
+    Workers, erase_provider, erase_slots,
 };
 
 /// A plugin: a value that its crate exports as `PLUGIN`, loaded by one line in `ganger/src/plugins.rs`.
@@ -52,6 +52,8 @@ pub enum Role {
         params_schema: fn() -> Schema,
         /// Checks the arguments of a job without running it.
         check_params: fn(&Value) -> Result<(), OptionsError>,
+        /// Makes what checks the params of jobs that come in, from the worker's options.
+        params_check: MakeParamsCheck,
         /// Makes its shared part.
         share: ShareWorker,
     },
@@ -63,6 +65,8 @@ pub type OpenProvider =
 /// Gets an intake ready from its options.
 pub type OpenIntake =
     fn(Value, IntakeContext) -> BoxFuture<'static, Result<Box<dyn DynIntake>, ProviderError>>;
+/// Makes the check of a worker's params from its options.
+pub type MakeParamsCheck = fn(Value) -> Result<ParamsCheck, OptionsError>;
 /// Makes a worker's shared part from its options.
 pub type ShareWorker = fn(Value, WorkerContext) -> BoxFuture<'static, Result<Arc<dyn Slots>, WorkerError>>;
 
@@ -98,6 +102,7 @@ impl Plugin {
                 traits: WorkerTraits::of::<W>(),
                 params_schema: schema::<W::Params>,
                 check_params: check::<W::Params>,
+                params_check: params_check::<W>,
                 share: share_worker::<W>,
             },
             config_schema: schema::<W::Config>,
@@ -151,22 +156,49 @@ fn check<T: DeserializeOwned>(options: &Value) -> Result<(), OptionsError> {
     read_options::<T>(options.clone()).map(drop)
 }
 
+fn params_check<W: Worker>(options: Value) -> Result<ParamsCheck, OptionsError> {
+    read_options::<W::Config>(options).map(ParamsCheck::worker::<W>)
+}
+
 /// Reads options, keeping the path of what does not fit.
 ///
 /// # Errors
 /// [`OptionsError`] with the option's path.
 pub fn read_options<T: DeserializeOwned>(options: Value) -> Result<T, OptionsError> {
-    serde_path_to_error::deserialize(options).map_err(|error| OptionsError {
-        path: error
-            .path()
-            .iter()
-            .filter_map(|segment| match segment {
-                serde_path_to_error::Segment::Unknown => None,
-                other => Some(other.to_string().trim_matches(['[', ']']).to_owned()),
-            })
-            .collect(),
-        message: error.inner().to_string(),
-    })
+    serde_path_to_error::deserialize(options)
+        .map_err(|error| OptionsError { path: path_of(error.path()), message: error.inner().to_string() })
+}
+
+pub(crate) fn path_of(path: &serde_path_to_error::Path) -> Vec<String> {
+    let name = |segment: &serde_path_to_error::Segment| match segment {
+        serde_path_to_error::Segment::Unknown => None,
+        other => Some(other.to_string().trim_matches(['[', ']']).to_owned()),
+    };
+    path.iter().filter_map(name).collect()
+}
+
+/// serde's words for types, in words.
+pub fn in_words(message: &str) -> String {
+    const WORDS: [(&str, &str); 12] = [
+        ("expected u8", "expected a whole number, not below 0"),
+        ("expected u16", "expected a whole number, not below 0"),
+        ("expected u32", "expected a whole number, not below 0"),
+        ("expected u64", "expected a whole number, not below 0"),
+        ("expected usize", "expected a whole number, not below 0"),
+        ("expected i32", "expected a whole number"),
+        ("expected i64", "expected a whole number"),
+        ("expected f64", "expected a number"),
+        ("expected a boolean", "expected true or false"),
+        ("expected a sequence", "expected a list"),
+        ("expected a string", "expected a text"),
+        ("expected a map", "expected a set of keys"),
+    ];
+    WORDS.iter().fold(message.to_owned(), |message, (theirs, ours)| message.replace(theirs, ours))
+}
+
+/// serde_json's message without the position, where the path says it better.
+pub(crate) fn without_position(message: &str) -> &str {
+    message.rsplit_once(" at line ").map_or(message, |(message, _)| message)
 }
 
 fn open_provider<P: Provider>(
@@ -223,6 +255,14 @@ impl Workers for ConfiguredWorkers {
         }
     }
 
+    fn params_check(&self) -> ParamsCheck {
+        match self.plugin.role {
+            // Options that do not fit are refused where they are read.
+            Role::Worker { params_check, .. } => params_check(self.options.clone()).unwrap_or_default(),
+            _ => ParamsCheck::default(),
+        }
+    }
+
     fn share<'a>(&'a self, cx: &'a WorkerContext) -> BoxFuture<'a, Result<Arc<dyn Slots>, WorkerError>> {
         match self.plugin.role {
             Role::Worker { share, .. } => share(self.options.clone(), cx.clone()),
@@ -239,7 +279,7 @@ pub struct TypedWorkers<W: Worker> {
 
 impl<W: Worker> TypedWorkers<W>
 where
-    W::Config: Clone + Sync,
+    W::Config: Clone,
 {
     /// Workers of type `W`, made with `config`.
     pub fn new(config: W::Config) -> Self {
@@ -249,10 +289,14 @@ where
 
 impl<W: Worker> Workers for TypedWorkers<W>
 where
-    W::Config: Clone + Sync,
+    W::Config: Clone,
 {
     fn traits(&self) -> WorkerTraits {
         WorkerTraits::of::<W>()
+    }
+
+    fn params_check(&self) -> ParamsCheck {
+        ParamsCheck::worker::<W>(self.config.clone())
     }
 
     fn share<'a>(&'a self, cx: &'a WorkerContext) -> BoxFuture<'a, Result<Arc<dyn Slots>, WorkerError>> {

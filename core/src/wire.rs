@@ -11,8 +11,9 @@ use serde::{
 use serde_json::value::RawValue;
 
 use crate::{
-    Backoff, Job, JobId, Limit, Period, Rare, Timestamp, Unique,
+    Backoff, Job, JobId, Limit, Period, Rare, Timestamp, Unique, in_words,
     job::{canonical_kind, name_fault},
+    plugin::path_of,
 };
 
 /// How deep arrays and objects may nest in a job.
@@ -66,13 +67,28 @@ impl Job {
         if text.len() > 2 * DEPTH_MAX {
             refuse_deep(text)?;
         }
-        Ok(serde_json::from_slice(text)?)
+        serde_json::from_slice(text).map_err(|error| explained(text, error))
     }
 
     /// The job's JSON text, in one line.
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("a job's fields are texts, numbers and JSON that was read as such")
     }
+}
+
+/// The fault with the name of its field, which costs a second reading.
+fn explained(text: &[u8], error: serde_json::Error) -> Malformed {
+    let mut again = serde_json::Deserializer::from_slice(text);
+    let path = match serde_path_to_error::deserialize::<_, Job>(&mut again) {
+        Err(error) if error.inner().is_data() => path_of(error.path()).join("."),
+        _ => String::new(),
+    };
+    let mut fault = Malformed::from(error);
+    fault.message = in_words(&fault.message);
+    if !path.is_empty() && !fault.message.contains("field `") {
+        fault.message = format!("field `{path}`: {}", fault.message);
+    }
+    fault
 }
 
 /// Refuses nesting that would overflow a recursive reader further on.
@@ -141,7 +157,7 @@ impl<'de> Deserialize<'de> for Key<'de> {
         impl<'de> Visitor<'de> for Text {
             type Value = Key<'de>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a field name")
+                f.write_str("a text")
             }
             fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Key<'de>, E> {
                 Ok(Key(Cow::Borrowed(text)))
@@ -387,6 +403,24 @@ mod tests {
         assert!(fault(r#"{"type":"t","headers":{"a":"b\nc"}}"#).message.contains("line break"));
         assert!(fault("{\"type\":\"t\",\"params\":\"\u{0}\"}").message.contains("control character"));
         assert_eq!(fault("{\n \"type\": 7}").line, 2);
+        for (text, message) in [
+            (r#"{"type":7}"#, "field `type`: invalid type: integer `7`, expected a text at line 1 column 9"),
+            (
+                r#"{"type":"t","retries":"3"}"#,
+                "field `retries`: invalid type: string \"3\", expected a whole number",
+            ),
+            (
+                r#"{"type":"t","backoff":{"factor":"x"}}"#,
+                "field `backoff.factor`: invalid type: string \"x\"",
+            ),
+            (
+                r#"{"type":"t","headers":{"a":1}}"#,
+                "field `headers.a`: invalid type: integer `1`, expected a text",
+            ),
+            (r#"{"type":"t","priority":3000000000}"#, "field `priority`: invalid value"),
+        ] {
+            assert!(fault(text).message.starts_with(message), "{}", fault(text).message);
+        }
         let invalid = Job::from_json(b"{\"type\":\"\xff\"}").unwrap_err();
         assert!(invalid.message.contains("unicode"), "{invalid}");
     }

@@ -6,7 +6,7 @@ use futures_util::FutureExt;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
-use crate::{BoxFuture, JobContext, JobError, Output, Secret, Sink, WorkerError};
+use crate::{BoxFuture, JobContext, JobError, OptionsError, Output, ParamsCheck, Secret, Sink, WorkerError};
 
 /// What a worker is given when its slots' shared part is made.
 #[derive(Clone)]
@@ -75,13 +75,22 @@ pub trait Worker: Sized + Send + 'static {
     const CARRIES: &'static [&'static str] = &[];
 
     /// Its options in the config file.
-    type Config: DeserializeOwned + JsonSchema + Send;
+    type Config: DeserializeOwned + JsonSchema + Send + Sync;
 
     /// The arguments of its jobs.
     type Params: DeserializeOwned + JsonSchema + Send;
 
     /// What its slots share: a client, a pool.
     type Shared: Send + Sync + 'static;
+
+    /// Says what is wrong with params that fit their type, as far as that can be told without a run: such a job
+    /// is refused where it comes in. A run meets the same params, from a producer that nobody checked.
+    ///
+    /// # Errors
+    /// What is wrong, with the path of the param.
+    fn check(_config: &Self::Config, _params: &Self::Params) -> Result<(), OptionsError> {
+        Ok(())
+    }
 
     /// Makes what the slots share.
     fn share(
@@ -149,6 +158,10 @@ impl<W: Worker> DynWorker for ErasedWorker<W> {
 pub trait Workers: Send + Sync {
     /// What is special about the type.
     fn traits(&self) -> WorkerTraits;
+    /// Checks the params of jobs that come in.
+    fn params_check(&self) -> ParamsCheck {
+        ParamsCheck::default()
+    }
     /// Makes what the slots share, and with it the maker of slots.
     fn share<'a>(&'a self, cx: &'a WorkerContext) -> BoxFuture<'a, Result<Arc<dyn Slots>, WorkerError>>;
 }

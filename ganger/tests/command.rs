@@ -118,13 +118,16 @@ fn each_kind_of_bad_job_is_told_with_its_line_and_disturbs_no_other() {
     line(format!("{{\"type\":\"cli\",\"params\":\"{}\"}}", "x".repeat(64 << 20)).as_bytes());
     line(b"{\"type\":\"cli\",\"name\":\"a\0b\"}");
     line(br#"{"type":"cli","Type":"http"}"#);
-    line(br#"{"type":"cli","unique":{"key":"a"}}"#);
+    line(br#"{"type":"cli","params":{"command":"true"},"unique":{"key":"a"}}"#);
     line(br#"{"type":"failure_handler.cli"}"#);
     line(br#"{"type":"cli","unheard_of":{"a":1},"params":{"command":"true"}}"#);
     line(good);
+    line(br#"{"type":"cli"}"#);
+    line(br#"{"type":"cli","params":{"command":["true"]}}"#);
+    line(br#"{"type":"cli","params":{"command":"true","comand":"x"}}"#);
     let told = place.fed(&["enqueue"], &input);
     assert_eq!(told.code, 4, "{}", told.err);
-    assert_eq!(told.out, "3 jobs stored, 9 refused\n");
+    assert_eq!(told.out, "3 jobs stored, 12 refused\n");
     for n in 2..=10 {
         assert!(told.err.contains(&format!("line {n}: ")), "line {n} is not named: {}", told.err);
     }
@@ -140,7 +143,9 @@ fn each_kind_of_bad_argument_is_refused_before_a_store_is_made() {
     for (args, code, why) in [
         (&["enqueue", "cli", "{"][..], 2, "no JSON"),
         (&["enqueue", "cli", r#"{"command":"true"},"name":"x"#], 2, "no JSON"),
-        (&["enqueue", "cli", r#"{"command":7}"#], 2, "do not fit type `cli`"),
+        (&["enqueue", "cli", r#"{"command":7}"#], 4, "do not fit type `cli`, `command`"),
+        (&["enqueue", "cli", r#"{"cwd":"/"}"#], 4, "do not fit type `cli`: the job names no `command`"),
+        (&["enqueue", "cli"], 4, "do not fit type `cli`: the job names no `command`"),
         (&["enqueue", "two words", "{}"], 2, "no spaces"),
         (&["enqueue", "http", "--", "true"], 2, "runs no commands"),
         (&["enqueue", "failure_handler.cli", "{}"], 4, "ganger's own"),
@@ -226,6 +231,34 @@ fn once_says_which_lines_it_refused() {
     assert!(told.err.contains("jobs.jsonl:2: "), "{}", told.err);
     assert!(told.out.contains("1 job done"), "{}", told.out);
     assert_eq!(place.run(&["run", "--once", "--jobs", "nowhere.jsonl"]).code, 2);
+}
+
+#[test]
+fn once_refuses_params_that_no_worker_here_takes() {
+    let place = Place::new();
+    let jobs = [r#"{"type":"cli","id":"a"}"#, r#"{"type":"knit","params":{"rows":"many"},"id":"b"}"#];
+    fs::write(place.path().join("jobs.jsonl"), jobs.join("\n")).unwrap();
+    let told = place.run(&["run", "--once", "--jobs", "jobs.jsonl"]);
+    assert_eq!(told.code, 4, "{}{}", told.out, told.err);
+    assert!(told.err.contains("jobs.jsonl:1: the params do not fit type `cli`"), "{}", told.err);
+    assert!(told.out.contains("1 job stored, 1 refused"), "another config may do `knit`: {}", told.out);
+}
+
+#[test]
+fn once_waits_for_what_a_job_of_the_file_stored_and_for_no_one_elses() {
+    let place = Place::new();
+    let two = "stats_port = \"off\"\ngrace = \"100ms\"\n[[providers]]\ndisk = { db_name = \"jobs.db\" }\n[[workers]]\ncli = { workers = 2 }\n[[workers]]\ndisk = { db_name = \"jobs.db\" }\n";
+    fs::write(place.path().join("ganger.toml"), two).unwrap();
+    // Stored before, and still running when the file is done: a number at the end of its id makes nobody its parent.
+    let other = r#"{"type":"cli","id":"other/1","params":{"command":"sleep","params":["600"]}}"#;
+    assert_eq!(place.fed(&["enqueue"], other.as_bytes()).code, 0);
+    let carried =
+        r#"{"type":"disk","id":"mine","params":{"job":{"type":"cli","params":{"command":"true"}}}}"#;
+    fs::write(place.path().join("jobs.jsonl"), carried).unwrap();
+    let told = place.run(&["run", "--once", "--jobs", "jobs.jsonl"]);
+    assert_eq!(told.code, 0, "{}{}", told.out, told.err);
+    assert!(place.run(&["job", "show", "mine/1"]).out.contains("done"), "{}", told.out);
+    assert!(!place.run(&["job", "show", "other/1"]).out.contains("done"));
 }
 
 #[test]

@@ -17,7 +17,7 @@ use crate::{
     drain::{Drain, Open},
     house::{House, HouseSetup, HouseStatus, Phase, Pools},
     judge::{Handler, Policy, handler_kind},
-    opening::{IntakeTask, SourceTask, catalog},
+    opening::{IntakeTask, SourceTask},
     pool::{Pool, PoolSetup, panic_text, start_slots, supervise},
     sinks::SourceSinks,
     source::Source,
@@ -167,7 +167,7 @@ impl Start {
     }
 
     async fn open_intakes(&self) -> Result<(), ManagerError> {
-        let catalog = Arc::new(catalog(&self.plan));
+        let catalog = Arc::new(self.plan.catalog());
         let mut firsts = Vec::new();
         for plan in &self.plan.intakes {
             let task = IntakeTask {

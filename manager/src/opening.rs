@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use ganger_core::{
     Catalog, DynIntake, DynProvider, IntakeContext, IntakeSink, ProviderContext, ProviderError, Severity,
-    Sinks, Stop, TypeInfo,
+    Sinks, Stop,
 };
 use tokio::{
     sync::{oneshot, watch},
@@ -219,17 +219,4 @@ impl IntakeTask {
             }
         }
     }
-}
-
-/// What outsiders' jobs may be: the workers' types, failure handlers left out.
-pub(crate) fn catalog(plan: &crate::Plan) -> Catalog {
-    let info = |worker: &crate::WorkerPlan| {
-        let traits = worker.workers.traits();
-        TypeInfo {
-            kind: worker.name.as_str().into(),
-            runs_commands: traits.runs_commands,
-            carries: traits.carries,
-        }
-    };
-    Catalog::new(plan.workers.iter().map(info).collect())
 }

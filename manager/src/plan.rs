@@ -3,9 +3,9 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use ganger_core::{
-    BoxFuture, Clock, DynIntake, DynProvider, Events, HANDLER_PREFIX, IntakeContext, OUTPUT_MAX, Provider,
-    ProviderContext, ProviderError, ProviderOptions, Secret, WorkerOptions, Workers, draw_incarnation,
-    erase_provider,
+    BoxFuture, Catalog, Clock, DynIntake, DynProvider, Events, HANDLER_PREFIX, IntakeContext, OUTPUT_MAX,
+    Provider, ProviderContext, ProviderError, ProviderOptions, Secret, TypeInfo, WorkerOptions, Workers,
+    draw_incarnation, erase_provider,
 };
 use serde_json::value::RawValue;
 
@@ -174,6 +174,20 @@ impl Plan {
     pub fn handler(mut self, handler: HandlerPlan) -> Plan {
         self.handlers.push(handler);
         self
+    }
+
+    /// What jobs from outside may be: the workers' types, failure handlers left out.
+    pub fn catalog(&self) -> Catalog {
+        let info = |worker: &WorkerPlan| {
+            let traits = worker.workers.traits();
+            TypeInfo {
+                kind: worker.name.as_str().into(),
+                runs_commands: traits.runs_commands,
+                carries: traits.carries,
+                params: worker.workers.params_check(),
+            }
+        };
+        Catalog::new(self.workers.iter().map(info).collect())
     }
 
     /// Checks that everything fits together, without opening anything.

@@ -93,7 +93,7 @@ async fn p8_rows_that_are_no_jobs_end_in_the_dead_letters_with_their_bytes() {
     let parts = [
         "column `params`: not JSON: EOF",
         "column `params`: not UTF-8",
-        "invalid type: string \"many\", expected i64",
+        "field `retries`: invalid type: string \"many\", expected a whole number",
         "`tomorrow` is no time",
         "missing field `type`",
         "no spaces",

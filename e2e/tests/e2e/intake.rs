@@ -81,6 +81,28 @@ fn bad_json_is_400_with_its_place() {
 }
 
 #[test]
+fn params_that_the_worker_here_refuses_are_422_and_others_are_another_configs() {
+    let place = Place::new();
+    let (_running, port) = start(&place, "accept = [\"cli\", \"knit\"]");
+    for (body, parts) in [
+        (r#"{"type":"cli"}"#, ["`cli`", "names no `command`"]),
+        (r#"{"type":"cli.cli","params":{"command":["true"]}}"#, ["`cli`, `command`", "expected a text"]),
+        (r#"{"type":"cli","params":{"command":"true","shell":true}}"#, ["`cli`", "`shell` is no param"]),
+        (r#"{"type":"http","params":{"url":"ftp://x/"}}"#, ["`http`", "scheme `ftp`"]),
+        (r#"{"type":"http","params":{"url":"http://x/","headers":[]}}"#, ["`http`, `headers`", "an object"]),
+        (r#"{"type":"http"}"#, ["`http`", "missing field `url`"]),
+    ] {
+        let answer = post(port, "/job/add", body).unwrap();
+        assert_eq!(answer.status, 422, "{body}: {}", answer.text());
+        assert!(parts.iter().all(|part| answer.text().contains(part)), "{body}: {}", answer.text());
+    }
+    // Nobody here does that type, so nobody here can say what its params are.
+    let answer = post(port, "/job/add?wait=false", r#"{"type":"knit","params":7}"#).unwrap();
+    assert_eq!(answer.status, 202, "{}", answer.text());
+    assert_eq!(post(port, "/job/add", &command("true")).unwrap().status, 200, "nothing else is disturbed");
+}
+
+#[test]
 fn a_body_of_64_mib_is_413() {
     let place = Place::new();
     let (_running, port) = start(&place, ACCEPT);

@@ -8,17 +8,17 @@ use std::{
 
 use anstream::eprintln;
 use ganger_core::{
-    Batch, Enqueued, JOB_BYTES_MAX, Job, JobId, Period, Refused, Role, Severity, Sink, State, Timestamp,
+    Batch, Catalog, Enqueued, JOB_BYTES_MAX, Job, JobId, Period, Refused, Severity, Sink, State, Timestamp,
     canonical_kind, name_fault,
 };
 use serde_json::{json, value::RawValue};
 
-use crate::Config;
+use crate::{Config, Ports, plan_of};
 
 use super::{
     Context,
     failure::{Exit, Failure},
-    lines::{Line, batches, refused_kind},
+    lines::{Line, admit, batches},
     out::Out,
     store::{Access, Store},
     table::counted,
@@ -87,8 +87,19 @@ const KEEP: Period = Period::secs(3600);
 
 pub(crate) async fn run(cx: &Context, args: Args, out: &mut Out) -> Result<Exit, Failure> {
     let config = cx.config()?;
-    let Some(kind) = args.kind.clone() else { return many(&config, &args, out).await };
+    let catalog = plan_of(&config, &cx.registry, Ports::Closed).catalog();
+    let Some(kind) = args.kind.clone() else { return many(&config, catalog, &args, out).await };
     let job = job_of(&config, &kind, &args)?;
+    let job = admit(job, &catalog).map_err(|why| {
+        let failure = Failure::new(Exit::Refused, why);
+        match config.workers.iter().find(|worker| worker.name == canonical_kind(&kind)) {
+            Some(worker) => {
+                failure.help(format!("`ganger plugin show {}` lists its params", worker.plugin.name))
+            }
+            None => failure,
+        }
+    })?;
+    note_unknown(&config, &job.kind);
     let store = Store::open(&config, args.to.as_deref(), Access::Create).await?;
     let stored = put_one(&store, job).await?;
     let exit = match args.wait {
@@ -108,15 +119,11 @@ fn job_of(config: &Config, kind: &str, args: &Args) -> Result<Job, Failure> {
     if let Some(fault) = name_fault(kind) {
         return Err(Failure::usage(format!("type `{}`: {fault}", super::out::one_line(kind))));
     }
-    if let Some(reason) = refused_kind(kind) {
-        return Err(Failure::new(Exit::Refused, reason));
-    }
     let params = match (&args.params, args.command.split_first()) {
         (_, Some((program, rest))) => Some(command_params(config, kind, program, rest)?),
         (Some(text), None) => Some(json_params(text)?),
         (None, None) => None,
     };
-    check_params(config, kind, params.as_deref())?;
     for (what, name) in [("queue", &args.queue), ("name", &args.name)] {
         let fault = name.as_deref().and_then(|name| if what == "queue" { name_fault(name) } else { None });
         if let Some(fault) = fault {
@@ -186,35 +193,21 @@ fn json_params(text: &str) -> Result<Box<RawValue>, Failure> {
     }
 }
 
-/// Holds the params against the worker that the config names for the type; a type that it does not name may be
-/// another config's.
-fn check_params(config: &Config, kind: &str, params: Option<&RawValue>) -> Result<(), Failure> {
-    let Some(worker) = config.workers.iter().find(|worker| worker.name == kind) else {
-        if !config.is_default || config.workers.is_empty() {
-            eprintln!(
-                "note: {} has no worker `{kind}`: the job waits until some ganger does that type",
-                config.name()
-            );
-        } else {
-            let names: Vec<&str> = config.workers.iter().map(|worker| worker.name.as_str()).collect();
-            let help = crate::config::suggest(kind, "types of this config", &names);
-            eprintln!(
-                "note: no worker here does type `{kind}` ({help}): the job waits until some ganger does"
-            );
-        }
-        return Ok(());
-    };
-    let Role::Worker { check_params, .. } = worker.plugin.role else { return Ok(()) };
-    let value = match params {
-        Some(params) => serde_json::from_str(params.get()).unwrap_or_default(),
-        None => json!({}),
-    };
-    check_params(&value).map_err(|error| {
-        let place =
-            if error.path.is_empty() { String::new() } else { format!(", `{}`", error.path.join(".")) };
-        Failure::usage(format!("the params do not fit type `{kind}`{place}: {}", error.message))
-            .help(format!("`ganger plugin show {}` lists them", worker.plugin.name))
-    })
+/// Says so where no worker of this config does a type: it may be another config's.
+fn note_unknown(config: &Config, kind: &str) {
+    if config.workers.iter().any(|worker| worker.name == kind) {
+        return;
+    }
+    if !config.is_default || config.workers.is_empty() {
+        eprintln!(
+            "note: {} has no worker `{kind}`: the job waits until some ganger does that type",
+            config.name()
+        );
+        return;
+    }
+    let names: Vec<&str> = config.workers.iter().map(|worker| worker.name.as_str()).collect();
+    let help = crate::config::suggest(kind, "types of this config", &names);
+    eprintln!("note: no worker here does type `{kind}` ({help}): the job waits until some ganger does");
 }
 
 async fn put_one(store: &Store, job: Job) -> Result<Enqueued, Failure> {
@@ -331,8 +324,6 @@ pub(crate) struct Tally {
     pub(crate) stored: u64,
     /// Ids that were there already.
     pub(crate) known: u64,
-    /// Those of them that have not ended.
-    pub(crate) known_open: u64,
     pub(crate) refused: u64,
 }
 
@@ -365,7 +356,6 @@ pub(crate) async fn put_lines(
             Ok(stored) => {
                 tally.stored += u64::from(!stored.existed);
                 tally.known += u64::from(stored.existed);
-                tally.known_open += u64::from(stored.existed && !stored.state.is_end());
             }
             Err(_) => tally.refused += 1,
         }
@@ -374,7 +364,7 @@ pub(crate) async fn put_lines(
     Ok(())
 }
 
-async fn many(config: &Config, args: &Args, out: &mut Out) -> Result<Exit, Failure> {
+async fn many(config: &Config, catalog: Catalog, args: &Args, out: &mut Out) -> Result<Exit, Failure> {
     if io::stdin().is_terminal() {
         return Err(Failure::usage("which job?").help(
             "name a type, as in `ganger enqueue cli -- echo hello`, or send jobs as JSON lines: `ganger enqueue < jobs.jsonl`",
@@ -382,7 +372,7 @@ async fn many(config: &Config, args: &Args, out: &mut Out) -> Result<Exit, Failu
     }
     let store = Store::open(config, args.to.as_deref(), Access::Create).await?;
     let sink = store.sink()?;
-    let mut batches = batches(io::BufReader::with_capacity(256 << 10, io::stdin()));
+    let mut batches = batches(io::BufReader::with_capacity(256 << 10, io::stdin()), catalog);
     let mut tally = Tally::default();
     while let Some(batch) = batches.recv().await {
         let lines = batch

@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead};
 
-use ganger_core::{HANDLER_PREFIX, JOB_BYTES_MAX, Job};
+use ganger_core::{Catalog, HANDLER_PREFIX, JOB_BYTES_MAX, Job};
 
 /// How many jobs are stored at once.
 pub(crate) const BATCH_MAX: usize = 500;
@@ -19,10 +19,11 @@ pub(crate) struct Line {
 /// Reads batches of lines from `input` on a thread of its own; the channel holds two of them.
 pub(crate) fn batches(
     input: impl BufRead + Send + 'static,
+    catalog: Catalog,
 ) -> tokio::sync::mpsc::Receiver<io::Result<Vec<Line>>> {
     let (sender, receiver) = tokio::sync::mpsc::channel(2);
     std::thread::spawn(move || {
-        let mut reader = Reader { input, number: 0 };
+        let mut reader = Reader { input, number: 0, catalog };
         loop {
             let batch = reader.batch();
             let is_end = !matches!(&batch, Ok(lines) if !lines.is_empty());
@@ -40,6 +41,7 @@ pub(crate) fn batches(
 struct Reader<R> {
     input: R,
     number: u64,
+    catalog: Catalog,
 }
 
 impl<R: BufRead> Reader<R> {
@@ -58,7 +60,7 @@ impl<R: BufRead> Reader<R> {
             let job = if size > JOB_BYTES_MAX {
                 Err(format!("{size} bytes, more than the {JOB_BYTES_MAX} that a job may have"))
             } else {
-                parse(trimmed)
+                parse(trimmed).and_then(|job| admit(job, &self.catalog))
             };
             lines.push(Line { number: self.number, job });
         }
@@ -92,19 +94,22 @@ impl<R: BufRead> Reader<R> {
 }
 
 /// Reads a job from outside.
-pub(crate) fn parse(text: &[u8]) -> Result<Job, String> {
-    let job = Job::from_json(text).map_err(|fault| {
-        // A line's own position is always line 1.
-        fault.message.replace(" at line 1 column ", " at column ")
-    })?;
+fn parse(text: &[u8]) -> Result<Job, String> {
+    // A line's own position is always line 1.
+    Job::from_json(text).map_err(|fault| fault.message.replace(" at line 1 column ", " at column "))
+}
+
+/// The door for jobs from outside: no types of ganger's own, and no params that the worker of this config refuses.
+/// A type that it has no worker for may be another config's.
+pub(crate) fn admit(job: Job, catalog: &Catalog) -> Result<Job, String> {
     match refused_kind(&job.kind) {
         Some(reason) => Err(reason),
-        None => Ok(job),
+        None => catalog.check_params(&job).map(|()| job),
     }
 }
 
 /// Why a type is not for outsiders.
-pub(crate) fn refused_kind(kind: &str) -> Option<String> {
+fn refused_kind(kind: &str) -> Option<String> {
     kind.starts_with(HANDLER_PREFIX)
         .then(|| format!("type `{kind}`: types that begin with `{HANDLER_PREFIX}` are ganger's own"))
 }
@@ -114,7 +119,9 @@ mod tests {
     use super::*;
 
     fn read(text: &[u8]) -> Vec<Line> {
-        Reader { input: io::BufReader::with_capacity(16, text), number: 0 }.batch().unwrap()
+        Reader { input: io::BufReader::with_capacity(16, text), number: 0, catalog: Catalog::default() }
+            .batch()
+            .unwrap()
     }
 
     #[test]
@@ -134,7 +141,7 @@ mod tests {
     fn a_line_of_64_mib_is_refused_and_not_kept() {
         let mut text = vec![b'x'; 64 << 20];
         text.extend_from_slice(b"\n{\"type\":\"a\"}\n");
-        let mut reader = Reader { input: &text[..], number: 0 };
+        let mut reader = Reader { input: &text[..], number: 0, catalog: Catalog::default() };
         let mut kept = Vec::new();
         assert_eq!(reader.line(&mut kept).unwrap(), Some(64 << 20));
         assert_eq!(kept.len(), JOB_BYTES_MAX + 1);
@@ -145,6 +152,10 @@ mod tests {
 
     #[test]
     fn gangers_own_types_are_refused() {
-        assert!(parse(br#"{"type":"failure_handler.http"}"#).unwrap_err().contains("ganger's own"));
+        assert!(
+            admit(Job { kind: "failure_handler.http".into(), ..Job::default() }, &Catalog::default())
+                .unwrap_err()
+                .contains("ganger's own")
+        );
     }
 }

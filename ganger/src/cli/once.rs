@@ -1,13 +1,15 @@
 //! `ganger run --once`: does what is stored, or the jobs of a file, and ends.
 //!
 //! What is watched is told by when it was stored, never by a list of ids: two million jobs cost no more memory
-//! than two. A job that a watched one enqueues has an id with a `/`, and is watched too.
+//! than two. A job that a watched one enqueues tells so by its id, `<parent>/<n>`, and is watched too. Only ids of a
+//! file that were stored already and have not ended are remembered one by one.
 
 mod progress;
 mod report;
 mod watch;
 
 use std::{
+    collections::HashSet,
     fs::File,
     io::{self, BufReader, Read},
     path::{Path, PathBuf},
@@ -16,7 +18,7 @@ use std::{
 };
 
 use anstream::eprintln;
-use ganger_core::{ProviderContext, Timestamp};
+use ganger_core::{Catalog, JobId, ProviderContext, Timestamp};
 use ganger_manager::{Manager, Plan, Running};
 
 use crate::{Config, Ports, Signals, plan_of};
@@ -50,14 +52,13 @@ pub(super) async fn run(cx: &Context, jobs: Option<PathBuf>, out: &mut Out) -> R
             let target = &find(&config, None)?.name;
             let store = stores.iter().find(|store| store.name == *target);
             let store = store.ok_or_else(|| Failure::usage(format!("provider `{target}` is not open")))?;
-            let tally = load(store, file, &mut progress).await?;
-            // Ids that were known and have not ended are older than this run, and watched all the same.
-            watch.narrow((tally.known_open == 0).then_some(started), Timestamp::now(), target);
+            let (tally, known) = load(store, file, plan.catalog(), &mut progress).await?;
+            watch.narrow(target, known);
             Some(tally)
         }
     };
     let total = match &tally {
-        Some(tally) => tally.stored + tally.known_open,
+        Some(tally) => tally.stored + watch.known(),
         None => watch.count().await,
     };
     progress.begin(total);
@@ -103,8 +104,13 @@ fn kinds_of(plan: &Plan) -> Vec<String> {
     workers.chain(plan.handlers.iter().map(|handler| format!("{prefix}{}", handler.name))).collect()
 }
 
-/// Stores the jobs of a file.
-async fn load(store: &Store, file: &Path, progress: &mut Progress) -> Result<Tally, Failure> {
+/// Stores the jobs of a file; those that were stored already and have not ended are told one by one.
+async fn load(
+    store: &Store,
+    file: &Path,
+    catalog: Catalog,
+    progress: &mut Progress,
+) -> Result<(Tally, HashSet<JobId>), Failure> {
     let input: Box<dyn Read + Send> = if file == Path::new("-") {
         Box::new(io::stdin())
     } else {
@@ -118,21 +124,25 @@ async fn load(store: &Store, file: &Path, progress: &mut Progress) -> Result<Tal
         })?)
     };
     let sink = store.sink()?;
-    let mut batches = batches(BufReader::with_capacity(256 << 10, input));
-    let mut tally = Tally::default();
+    let mut batches = batches(BufReader::with_capacity(256 << 10, input), catalog);
+    let (mut tally, mut known) = (Tally::default(), HashSet::new());
     while let Some(batch) = batches.recv().await {
         let lines =
             batch.map_err(|error| Failure::usage(format!("{} cannot be read: {error}", file.display())))?;
         put_lines(store, &sink, lines, &mut tally, |line, answer| {
-            if let Err(why) = answer {
-                progress.aside(|| eprintln!("{}:{line}: {}", file.display(), one_line(why)));
+            match answer {
+                Ok(stored) if stored.existed && !stored.state.is_end() => {
+                    known.insert(stored.id.clone());
+                }
+                Ok(_) => {}
+                Err(why) => progress.aside(|| eprintln!("{}:{line}: {}", file.display(), one_line(why))),
             }
             Ok(())
         })
         .await?;
         progress.stored(tally.stored + tally.known);
     }
-    Ok(tally)
+    Ok((tally, known))
 }
 
 /// How often the figures are looked at.

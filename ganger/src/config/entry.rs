@@ -5,7 +5,7 @@ use std::fmt;
 
 use ganger_core::{
     IntakeOptions, OptionsError, Plugin, ProviderOptions, Registry, Role, WorkerOptions, canonical_kind,
-    name_fault, read_options,
+    in_words, name_fault, read_options,
 };
 use schemars::{Schema, SchemaGenerator};
 use serde::de::DeserializeOwned;
@@ -465,23 +465,4 @@ fn redact(message: &str, node: &Node) -> String {
         }
     });
     message
-}
-
-/// serde's words for types, in words.
-fn in_words(message: &str) -> String {
-    const WORDS: [(&str, &str); 12] = [
-        ("expected u8", "expected a whole number, not below 0"),
-        ("expected u16", "expected a whole number, not below 0"),
-        ("expected u32", "expected a whole number, not below 0"),
-        ("expected u64", "expected a whole number, not below 0"),
-        ("expected usize", "expected a whole number, not below 0"),
-        ("expected i32", "expected a whole number"),
-        ("expected i64", "expected a whole number"),
-        ("expected f64", "expected a number"),
-        ("expected a boolean", "expected true or false"),
-        ("expected a sequence", "expected a list"),
-        ("expected a string", "expected a text"),
-        ("expected a map", "expected a set of keys"),
-    ];
-    WORDS.iter().fold(message.to_owned(), |message, (theirs, ours)| message.replace(theirs, ours))
 }

@@ -44,7 +44,8 @@ impl Admission {
     /// Whether a job is taken, and every job that it carries.
     ///
     /// # Errors
-    /// 400 for a carried job that is none; 422 for a type that nobody does; 403 for one that runs commands.
+    /// 400 for a carried job that is none; 403 for one that runs commands; 422 for a type that nobody does, and for
+    /// params that the worker here refuses.
     pub(crate) async fn check(&self, job: &Job, sink: &dyn Sink) -> Result<(), Refusal> {
         let kinds = self.catalog.unpack(job).map_err(|fault| {
             let message = format!("the job that this one carries: {}", fault.message);
@@ -63,7 +64,7 @@ impl Admission {
                 Standing::Unknown => return Err(self.unknown(kind, carrier, sink).await),
             }
         }
-        Ok(())
+        self.catalog.check_params(job).map_err(|fault| Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, fault))
     }
 
     async fn standing(&self, kind: &str, sink: &dyn Sink) -> Standing {

@@ -13,7 +13,7 @@ use std::{
     path::Path,
 };
 
-use ganger_core::{JobContext, JobError};
+use ganger_core::{JobContext, JobError, OptionsError};
 use rustix::{
     fs::{Access, MemfdFlags, access, memfd_create},
     io::Errno,
@@ -22,7 +22,7 @@ use rustix::{
 
 use crate::{
     config::{Config, UnknownParams},
-    environment::Base,
+    environment::{Base, check_name},
     params::{NAMES, Params, shortened},
     strings::{Nul, Strings},
     sys::{self, Spawn},
@@ -54,21 +54,13 @@ impl<'a> Command<'a> {
     /// # Errors
     /// The job is dead at once: what it asks for can never be started.
     pub(crate) fn new(common: &'a Common, params: &'a Params, job: &'a JobContext) -> Result<Self, JobError> {
-        // The params of a failure-handler job are its config entry, with all options in it.
-        let lenient = job.input().is_some() || common.config.unknown_params == UnknownParams::Ignore;
-        if let Some(unknown) = params.unknown.first().filter(|_| !lenient) {
-            return Err(JobError::dead(format!(
-                "`{}` is no param of a command; there are `{}`",
-                shortened(unknown),
-                NAMES.join("`, `")
-            )));
-        }
-        // The arguments belong to the command, so they come from where it comes from, unless the job has its own.
         let config = &common.config;
-        let name = match (&params.command, &config.command) {
-            (Some(command), _) | (None, Some(command)) if !command.is_empty() => command.as_str(),
-            _ => return Err(JobError::dead("the job names no `command`, and its worker's config has none")),
-        };
+        // The params of a failure-handler job are its config entry, with all options in it.
+        if job.input().is_none() {
+            refuse_unknown(config, params).map_err(|error| job.unfit(&error))?;
+        }
+        let name = name_of(config, params).map_err(|error| job.unfit(&error))?;
+        // The arguments belong to the command, so they come from where it comes from, unless the job has its own.
         let arguments = match params.params.is_empty() && params.command.is_none() {
             true => &config.params,
             false => &params.params,
@@ -138,6 +130,47 @@ impl<'a> Command<'a> {
             Some(Errno::LOOP | Errno::NAMETOOLONG) => JobError::dead(format!("`{name}` cannot run: {error}")),
             _ => JobError::retry(format!("`{name}` cannot be started: {error}")),
         })
+    }
+}
+
+/// What is wrong with params, whatever surrounds the run.
+pub(crate) fn check(config: &Config, params: &Params) -> Result<(), OptionsError> {
+    refuse_unknown(config, params)?;
+    name_of(config, params)?;
+    let fault = |name: &str| OptionsError::of(name, "a NUL byte, which no program can be given");
+    let nul = |text: &String| text.contains('\0');
+    if params.command.as_ref().is_some_and(nul) {
+        return Err(fault("command"));
+    }
+    if params.params.iter().any(|text| nul(&text.0)) {
+        return Err(fault("params"));
+    }
+    if params.cwd.as_ref().is_some_and(nul) {
+        return Err(fault("cwd"));
+    }
+    if params.env.0.iter().any(|(_, value)| nul(&value.0)) {
+        return Err(fault("env"));
+    }
+    let names = params.env.0.iter().map(|(name, _)| check_name(name));
+    names.collect::<Result<_, _>>().map_err(OptionsError::whole)
+}
+
+fn refuse_unknown(config: &Config, params: &Params) -> Result<(), OptionsError> {
+    match params.unknown.first() {
+        Some(unknown) if config.unknown_params == UnknownParams::Refuse => Err(OptionsError::whole(format!(
+            "`{}` is no param of a command; there are `{}`",
+            shortened(unknown),
+            NAMES.join("`, `")
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// The program's name, from the job or from the config.
+fn name_of<'a>(config: &'a Config, params: &'a Params) -> Result<&'a str, OptionsError> {
+    match (&params.command, &config.command) {
+        (Some(command), _) | (None, Some(command)) if !command.is_empty() => Ok(command),
+        _ => Err(OptionsError::whole("the job names no `command`, and its worker's config has none")),
     }
 }
 

@@ -3,12 +3,13 @@
 use std::{fs::File, sync::Arc, time::Duration};
 
 use ganger_core::{
-    HANDLER_PREFIX, JobContext, JobError, Output, SlotContext, StopReason, Worker, WorkerContext, WorkerError,
+    HANDLER_PREFIX, JobContext, JobError, OptionsError, Output, SlotContext, StopReason, Worker,
+    WorkerContext, WorkerError,
 };
 use tokio::{sync::oneshot, time::timeout};
 
 use crate::{
-    command::Common,
+    command::{self, Common},
     config::Config,
     environment::{Base, check_name},
     group::{Ask, Group},
@@ -53,6 +54,10 @@ impl Worker for Cli {
     type Config = Config;
     type Params = Params;
     type Shared = Arc<Entry>;
+
+    fn check(config: &Config, params: &Params) -> Result<(), OptionsError> {
+        command::check(config, params)
+    }
 
     async fn share(config: Config, cx: &WorkerContext) -> Result<Arc<Entry>, WorkerError> {
         config.env.0.iter().try_for_each(|(name, _)| check_name(name)).map_err(WorkerError::new)?;

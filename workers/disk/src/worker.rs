@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use compact_str::CompactString;
 use ganger_core::{
-    Batch, FailureRecord, HANDLER_PREFIX, Job, JobContext, JobError, Output, ProviderError, Refused,
-    RefusedKind, Severity, SlotContext, Worker, WorkerContext, WorkerError,
+    Batch, FailureRecord, HANDLER_PREFIX, Job, JobContext, JobError, OptionsError, Output, ProviderError,
+    Refused, RefusedKind, Severity, SlotContext, Worker, WorkerContext, WorkerError,
 };
 use ganger_spool::{Source, Spool, SpoolOptions};
 use tokio::sync::OnceCell;
@@ -41,6 +41,10 @@ impl Worker for Disk {
     type Params = DiskParams;
     type Shared = Arc<DiskShared>;
 
+    fn check(_: &DiskConfig, params: &DiskParams) -> Result<(), OptionsError> {
+        carried(params).map(drop)
+    }
+
     async fn share(config: DiskConfig, cx: &WorkerContext) -> Result<Arc<DiskShared>, WorkerError> {
         if let Some(fault) = config.bucket.as_deref().and_then(ganger_core::name_fault) {
             return Err(WorkerError::new(format!("worker `{}`: option `bucket`: {fault}", cx.name)));
@@ -69,18 +73,23 @@ impl Worker for Disk {
     }
 }
 
+/// The job to store.
+fn carried(params: &DiskParams) -> Result<Job, OptionsError> {
+    let Some(raw) = &params.job else {
+        return Err(OptionsError::of("job", "it is missing: it is the job to store"));
+    };
+    let carried = Job::from_json(raw.get().as_bytes()).map_err(|why| OptionsError::of("job", why.message))?;
+    match carried.kind.starts_with(HANDLER_PREFIX) {
+        true => {
+            Err(OptionsError::of("job", format!("types that begin with `{HANDLER_PREFIX}` are ganger's own")))
+        }
+        false => Ok(carried),
+    }
+}
+
 /// Stores the carried job. It is on the disk before this job is done.
 async fn defer(source: &Source, params: DiskParams, job: &JobContext) -> Result<Output, JobError> {
-    let Some(raw) = &params.job else {
-        return Err(JobError::dead("`job` is missing from the params: it is the job to store"));
-    };
-    let mut carried =
-        Job::from_json(raw.get().as_bytes()).map_err(|fault| JobError::dead(format!("`job`: {fault}")))?;
-    if carried.kind.starts_with(HANDLER_PREFIX) {
-        return Err(JobError::dead(format!(
-            "`job`: types that begin with `{HANDLER_PREFIX}` are ganger's own"
-        )));
-    }
+    let mut carried = carried(&params).map_err(|error| job.unfit(&error))?;
     if let Some(when) = params.execution_time {
         carried.run_at = Some(when.0);
         if let Some(rare) = &mut carried.rare {

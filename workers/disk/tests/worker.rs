@@ -62,7 +62,7 @@ async fn b23_a_job_without_a_job_is_dead_and_says_so() {
     for params in [json!({}), json!({"execution_time": 1}), json!({"job": null})] {
         let error = run(&mut disk, "a", params).await.unwrap_err();
         assert_eq!(error.advice(), Advice::Dead);
-        assert!(error.message().contains("`job` is missing"), "{}", error.message());
+        assert!(error.message().contains("`job`: it is missing"), "{}", error.message());
     }
     let error = run(&mut disk, "a", json!({"job": {"params": 1}})).await.unwrap_err();
     assert!(error.message().contains("missing field `type`"), "{}", error.message());

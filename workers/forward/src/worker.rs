@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use ganger_core::{
-    Batch, Enqueued, FailureRecord, HANDLER_PREFIX, Job, JobContext, JobError, Output, Refused, RefusedKind,
-    Severity, Sink, Sinks, SlotContext, Worker, WorkerContext, WorkerError,
+    Batch, Enqueued, FailureRecord, HANDLER_PREFIX, Job, JobContext, JobError, OptionsError, Output, Refused,
+    RefusedKind, Severity, Sink, Sinks, SlotContext, Worker, WorkerContext, WorkerError,
 };
 
 use crate::{ForwardConfig, ForwardParams};
@@ -31,6 +31,13 @@ impl Worker for Forward {
     type Params = ForwardParams;
     type Shared = ForwardShared;
 
+    fn check(config: &ForwardConfig, params: &ForwardParams) -> Result<(), OptionsError> {
+        if config.to.is_none() && params.to.is_none() {
+            return Err(OptionsError::of("to", "it is missing, here and in the config: it names a provider"));
+        }
+        carried(params).map(drop)
+    }
+
     async fn share(config: ForwardConfig, cx: &WorkerContext) -> Result<ForwardShared, WorkerError> {
         let sinks = cx.sinks.clone();
         if let Some(to) = config.to.as_deref().filter(|to| !is_known(&*sinks, to)) {
@@ -54,14 +61,8 @@ impl Worker for Forward {
         let sink = self.sink(&to)?;
         let mut carried = match job.failure()? {
             Some(record) => failed(record, &params, job)?,
-            None => carried(&params)?,
+            None => carried(&params).map_err(|error| job.unfit(&error))?,
         };
-        if carried.kind.starts_with(HANDLER_PREFIX) {
-            return Err(JobError::dead(format!(
-                "type `{}`: types that begin with `{HANDLER_PREFIX}` are ganger's own",
-                carried.kind
-            )));
-        }
         // The same id on every run, so that a rerun stores no second job.
         carried.id.get_or_insert_with(|| job.id().child(1));
         let stored = enqueue(&*sink, &to, carried).await?;
@@ -93,14 +94,28 @@ fn unknown(sinks: &dyn Sinks, to: &str) -> String {
 }
 
 /// The job in the params.
-fn carried(params: &ForwardParams) -> Result<Job, JobError> {
+fn carried(params: &ForwardParams) -> Result<Job, OptionsError> {
     if params.kind.is_some() {
-        return Err(JobError::dead("`type` is for a failure handler; a job to hand on stands in `job`"));
+        return Err(OptionsError::of(
+            "type",
+            "it is for a failure handler; a job to hand on stands in `job`",
+        ));
     }
     let Some(raw) = &params.job else {
-        return Err(JobError::dead("`job` is missing from the params: it is the job to hand on"));
+        return Err(OptionsError::of("job", "it is missing: it is the job to hand on"));
     };
-    Job::from_json(raw.get().as_bytes()).map_err(|fault| JobError::dead(format!("`job`: {fault}")))
+    let carried = Job::from_json(raw.get().as_bytes()).map_err(|why| OptionsError::of("job", why.message))?;
+    not_our_own(&carried).map_err(|why| OptionsError::of("job", why))?;
+    Ok(carried)
+}
+
+fn not_our_own(job: &Job) -> Result<(), String> {
+    match job.kind.starts_with(HANDLER_PREFIX) {
+        true => {
+            Err(format!("type `{}`: types that begin with `{HANDLER_PREFIX}` are ganger's own", job.kind))
+        }
+        false => Ok(()),
+    }
 }
 
 /// The job that failed as a new one, or its record as the params of one.
@@ -115,7 +130,9 @@ fn failed(record: FailureRecord, params: &ForwardParams, job: &JobContext) -> Re
     }
     if let Some(kind) = &params.kind {
         let raw = record.to_raw();
-        return Ok(Job { kind: kind.clone(), params: Some(raw), name: record.job.name, ..Job::default() });
+        let told = Job { kind: kind.clone(), params: Some(raw), name: record.job.name, ..Job::default() };
+        not_our_own(&told).map_err(JobError::dead)?;
+        return Ok(told);
     }
     let mut again = record.job;
     // Its times are past; its id belongs to the dead job.

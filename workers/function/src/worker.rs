@@ -3,8 +3,8 @@
 use std::{marker::PhantomData, sync::Arc};
 
 use ganger_core::{
-    BoxFuture, DynWorker, Feed, JobContext, JobError, Output, Period, SlotContext, Slots, TypedWorkers,
-    Worker, WorkerContext, WorkerError, WorkerOptions, WorkerTraits, Workers,
+    BoxFuture, DynWorker, Feed, JobContext, JobError, Output, ParamsCheck, Period, SlotContext, Slots,
+    TypedWorkers, Worker, WorkerContext, WorkerError, WorkerOptions, WorkerTraits, Workers,
 };
 use serde::de::DeserializeOwned;
 
@@ -63,7 +63,7 @@ where
     R: Future<Output = Result<O, JobError>> + Send + 'static,
     O: Into<Output> + 'static,
 {
-    CodeWorker::new(name, Functions { run: Arc::new(Async(work, PhantomData)), blocking: false })
+    CodeWorker::new(name, Functions::of::<P>(Async(work, PhantomData), false))
 }
 
 /// A worker from a function that blocks its thread: each slot has a thread of its own.
@@ -73,13 +73,13 @@ where
     F: Fn(P, JobContext) -> Result<O, JobError> + Send + Sync + 'static,
     O: Into<Output> + 'static,
 {
-    CodeWorker::new(name, Functions { run: Arc::new(Blocking(work, PhantomData)), blocking: true })
+    CodeWorker::new(name, Functions::of::<P>(Blocking(work, PhantomData), true))
 }
 
 /// A worker from a type of the program's own; its name is the type of the jobs it does.
 pub fn typed<W: Worker>(config: W::Config) -> CodeWorker
 where
-    W::Config: Clone + Sync,
+    W::Config: Clone,
 {
     CodeWorker::new(W::NAME, TypedWorkers::<W>::new(config))
 }
@@ -135,12 +135,23 @@ where
 /// The workers of one function.
 struct Functions {
     run: Arc<dyn Run>,
+    params: ParamsCheck,
     blocking: bool,
+}
+
+impl Functions {
+    fn of<P: DeserializeOwned>(run: impl Run, blocking: bool) -> Self {
+        Functions { run: Arc::new(run), params: ParamsCheck::typed::<P>(), blocking }
+    }
 }
 
 impl Workers for Functions {
     fn traits(&self) -> WorkerTraits {
         WorkerTraits { blocking: self.blocking, ..WorkerTraits::default() }
+    }
+
+    fn params_check(&self) -> ParamsCheck {
+        self.params.clone()
     }
 
     fn share<'a>(&'a self, _: &'a WorkerContext) -> BoxFuture<'a, Result<Arc<dyn Slots>, WorkerError>> {

@@ -19,6 +19,13 @@ use crate::{client::basic_authorization, params::HttpParams};
 const FRAMING: [HeaderName; 8] =
     [CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE, TE, TRAILER, EXPECT, PROXY_AUTHORIZATION];
 
+/// What is wrong with params, whatever surrounds the run.
+pub(crate) fn check(params: &HttpParams) -> Result<(), JobError> {
+    read_url(&params.url)?;
+    params.method.as_deref().map_or(Ok(Method::GET), read_method)?;
+    params.headers.iter().try_for_each(|(name, value)| read_header("`headers`", name, value).map(drop))
+}
+
 /// One request, to be sent as often as redirects ask.
 pub(crate) struct Call {
     pub method: Method,

@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use ganger_core::{Job, JobContext, JobError, Output, SlotContext, Worker, WorkerContext, WorkerError};
+use ganger_core::{
+    JobContext, JobError, OptionsError, Output, SlotContext, Worker, WorkerContext, WorkerError,
+};
 use hyper::{
     HeaderMap, Response, StatusCode,
     body::Incoming,
@@ -15,7 +17,7 @@ use crate::{
     client::{Client, ClientOptions, Proxy, read_certificates},
     guard::{Guard, Guarded},
     params::PARAMS,
-    request::Call,
+    request::{self, Call},
     resolve::Resolver,
 };
 
@@ -37,6 +39,11 @@ impl Worker for Http {
     type Config = HttpConfig;
     type Params = HttpParams;
     type Shared = HttpShared;
+
+    fn check(config: &HttpConfig, params: &HttpParams) -> Result<(), OptionsError> {
+        refuse_unknown(config, params)?;
+        request::check(params).map_err(|error| OptionsError::whole(error.message()))
+    }
 
     async fn share(config: HttpConfig, cx: &WorkerContext) -> Result<HttpShared, WorkerError> {
         let fail = |why: String| WorkerError::new(format!("worker `{}`: {why}", cx.name));
@@ -70,7 +77,7 @@ impl Worker for Http {
     }
 
     async fn work(&mut self, params: HttpParams, job: &JobContext) -> Result<Output, JobError> {
-        self.0.refuse_unknown(&params, job.job())?;
+        refuse_unknown(&self.0.config, &params).map_err(|error| job.unfit(&error))?;
         let call = Call::new(&params, job, &self.0.user_agent)?;
         let shown = call.shown();
         let run = self.0.run(call, params.expect.as_ref());
@@ -87,21 +94,18 @@ impl Worker for Http {
     }
 }
 
-impl Shared {
-    fn refuse_unknown(&self, params: &HttpParams, job: &Job) -> Result<(), JobError> {
-        match params.unknown.first() {
-            Some(name) if self.config.unknown_params == UnknownParams::Refuse => {
-                Err(JobError::dead(format!(
-                    "params do not fit type `{}`: there is no `{}` (there is {})",
-                    job.kind,
-                    name.escape_debug(),
-                    PARAMS.join(", ")
-                )))
-            }
-            _ => Ok(()),
-        }
+fn refuse_unknown(config: &HttpConfig, params: &HttpParams) -> Result<(), OptionsError> {
+    match params.unknown.first() {
+        Some(name) if config.unknown_params == UnknownParams::Refuse => Err(OptionsError::whole(format!(
+            "there is no `{}` (there is {})",
+            name.escape_debug(),
+            PARAMS.join(", ")
+        ))),
+        _ => Ok(()),
     }
+}
 
+impl Shared {
     async fn run(&self, mut call: Call, expect: Option<&Statuses>) -> Result<Output, JobError> {
         let mut redirects = 0;
         loop {

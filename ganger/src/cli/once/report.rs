@@ -100,7 +100,11 @@ async fn dead_of(watch: &Watch, name: &str, admin: &super::SharedAdmin) -> Resul
         seen += views.len();
         let is_last = views.len() < page.limit;
         let fresh = |view: &JobView| view.ended_at.is_none_or(|at| at >= watch.started);
-        dead.extend(views.into_iter().filter(|view| watch.is_watched(view) && fresh(view)));
+        for view in views.into_iter().filter(fresh) {
+            if watch.is_watched(name, admin, &view).await? {
+                dead.push(view);
+            }
+        }
         if is_last {
             break;
         }

@@ -1,8 +1,11 @@
 //! Tells when everything watched has ended.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
 
-use ganger_core::{Count, Filter, JobView, Page, State, Status, Timestamp};
+use ganger_core::{Count, Filter, JobId, JobView, Page, State, Status, Timestamp};
 
 use super::SharedAdmin;
 use crate::cli::{
@@ -19,6 +22,8 @@ pub(super) struct Watch {
     from: Option<Timestamp>,
     /// Watched up to here.
     until: Timestamp,
+    /// Watched however old they are: jobs that were stored already.
+    known: HashSet<JobId>,
     pub(super) started: Timestamp,
     look: Look,
 }
@@ -27,19 +32,26 @@ pub(super) struct Watch {
 struct Look {
     finished: u64,
     next: Instant,
+    /// Not before this, however much happens.
+    rested: Instant,
     wait: Duration,
     idle_since: Instant,
+    /// How often in a row nothing watched was open, while something else went on.
+    none: u32,
 }
 
 impl Look {
     fn new(finished: u64) -> Self {
         let now = Instant::now();
-        Look { finished, next: now, wait: LOOK_MIN, idle_since: now }
+        Look { finished, next: now, rested: now, wait: LOOK_MIN, idle_since: now, none: 0 }
     }
 }
 
 const LOOK_MIN: Duration = Duration::from_millis(50);
 const LOOK_MAX: Duration = Duration::from_secs(1);
+
+/// So often in a row nothing is found before it is believed while other jobs run.
+const NONE_ENOUGH: u32 = 3;
 
 /// How many runs have ended, and whether anything is under way.
 fn activity(status: &dyn Status) -> (u64, bool) {
@@ -59,16 +71,23 @@ impl Watch {
             kinds,
             from: None,
             until: started,
+            known: HashSet::new(),
             started,
             look: Look::new(0),
         }
     }
 
-    /// Only what one store took in between two times.
-    pub(super) fn narrow(&mut self, from: Option<Timestamp>, until: Timestamp, store: &str) {
-        self.from = from;
-        self.until = until;
+    /// Only what one store took in since the start, and the jobs that it knew already.
+    pub(super) fn narrow(&mut self, store: &str, known: HashSet<JobId>) {
+        self.from = Some(self.started);
+        self.until = Timestamp::now();
+        self.known = known;
         self.stores.retain(|(name, _)| name == store);
+    }
+
+    /// How many of a file's jobs were stored already and have not ended.
+    pub(super) fn known(&self) -> u64 {
+        self.known.len() as u64
     }
 
     /// How many there are, for the progress; 0 where nobody can tell.
@@ -86,16 +105,30 @@ impl Watch {
     /// Whether everything watched has ended, or never will here.
     pub(super) async fn is_over(&mut self, status: &dyn Status) -> bool {
         let (finished, busy) = activity(status);
-        if busy || finished != self.look.finished {
-            self.look = Look::new(finished);
+        let moved = finished != self.look.finished;
+        if busy || moved {
+            self.look.idle_since = Instant::now();
+            self.look.finished = finished;
         }
-        if busy || Instant::now() < self.look.next {
+        // While there is work it is looked seldom, but looked: not all work is watched.
+        if moved && !busy {
+            self.look.wait = LOOK_MIN;
+            self.look.next = self.look.next.min(Instant::now() + LOOK_MIN).max(self.look.rested);
+        }
+        if Instant::now() < self.look.next {
             return false;
         }
         let began = Instant::now();
         let over = match self.any_open().await {
-            // A job that moved on while it was looked for shows in the figures.
-            Ok(open) => !open && activity(status) == (finished, false),
+            Ok(true) => {
+                self.look.none = 0;
+                false
+            }
+            // A job that moved on while it was looked for shows in the figures, or the next time.
+            Ok(false) => {
+                self.look.none += 1;
+                activity(status) == (finished, false) || self.look.none >= NONE_ENOUGH
+            }
             // A store out of reach says nothing; the manager tries on, and so do we.
             Err(failure) => {
                 tracing::debug!(?failure, "watching");
@@ -103,8 +136,10 @@ impl Watch {
             }
         };
         // Looking costs at most a tenth of the time.
-        self.look.wait = (self.look.wait * 2).min(LOOK_MAX).max(began.elapsed() * 10);
-        self.look.next = Instant::now() + self.look.wait;
+        let now = Instant::now();
+        self.look.wait = (self.look.wait * 2).min(LOOK_MAX);
+        self.look.rested = now + (now - began) * 10;
+        self.look.next = (now + self.look.wait).max(self.look.rested);
         over
     }
 
@@ -158,8 +193,10 @@ impl Watch {
         let mut page = Page { limit: 200, after: None };
         loop {
             let views = bounded(name, admin.list(filter, &page)).await?;
-            if views.iter().any(|view| self.is_watched(view) && counts(view)) {
-                return Ok(true);
+            for view in views.iter().filter(|view| counts(view)) {
+                if self.is_watched(name, admin, view).await? {
+                    return Ok(true);
+                }
             }
             match views.last() {
                 Some(last) if views.len() >= page.limit => page.after = Some(last.id.clone()),
@@ -168,11 +205,36 @@ impl Watch {
         }
     }
 
-    /// Whether a job is watched: stored in time, or enqueued by another job.
-    pub(super) fn is_watched(&self, view: &JobView) -> bool {
-        let created = view.job.as_ref().and_then(|job| job.created_at);
-        let in_time = created.is_none_or(|at| at <= self.until && self.from.is_none_or(|from| at >= from));
-        in_time || view.id.to_string().contains('/')
+    /// Whether a job is watched, or follows from one that is.
+    pub(super) async fn is_watched(
+        &self,
+        name: &str,
+        admin: &SharedAdmin,
+        view: &JobView,
+    ) -> Result<bool, Failure> {
+        let created = |view: &JobView| view.job.as_ref().and_then(|job| job.created_at);
+        if self.known.contains(&view.id) || created(view).is_none_or(|at| self.is_in_time(at)) {
+            return Ok(true);
+        }
+        let mut id = view.id.clone();
+        while let Some(parent) = id.parent() {
+            if self.known.contains(&parent) || parent.made_at().is_some_and(|at| self.is_in_time(at)) {
+                return Ok(true);
+            }
+            // A name of its own tells nothing; a job that nobody knows is nobody's parent.
+            if parent.made_at().is_none()
+                && let Some(view) = bounded(name, admin.show(&parent)).await?
+                && created(&view).is_some_and(|at| self.is_in_time(at))
+            {
+                return Ok(true);
+            }
+            id = parent;
+        }
+        Ok(false)
+    }
+
+    fn is_in_time(&self, at: Timestamp) -> bool {
+        at <= self.until && self.from.is_none_or(|from| at >= from)
     }
 
     /// Whether a worker here does this type.

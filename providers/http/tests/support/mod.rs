@@ -37,7 +37,12 @@ impl Clock for TestClock {
 }
 
 pub fn context(name: &str) -> IntakeContext {
-    let info = |kind: &str, runs_commands, carries| TypeInfo { kind: kind.into(), runs_commands, carries };
+    let info = |kind: &str, runs_commands, carries| TypeInfo {
+        kind: kind.into(),
+        runs_commands,
+        carries,
+        ..TypeInfo::default()
+    };
     IntakeContext {
         name: name.into(),
         catalog: Arc::new(Catalog::new(vec![
