@@ -183,6 +183,41 @@ fn p11_secrets_are_in_no_error() {
     assert!(said.contains("redirects"), "{said}");
 }
 
+/// Where a file cannot be read, nobody knows which of its values are secrets.
+#[test]
+fn p11_secrets_are_in_no_excerpt_of_a_text_that_cannot_be_read() {
+    for (name, text) in [
+        ("cut.toml", "stats_token = \"canary-1"),
+        ("comma.toml", "[[workers]]\nhttp = { proxy = \"http://u:canary-1@h\" redirects = 1 }\n"),
+        ("bare.toml", "stats_token = canary-1\n"),
+        ("multi.toml", "a = \"\"\"\ncanary-1\ncanary-2: x\"\nb = [\n"),
+        ("cut.json", "{\n  \"stats_token\": \"canary-1\",\n  \"workers\": [{]\n}"),
+        ("comma.json", "{\"stats_token\": \"canary-1\" \"grace\": \"1s\"}"),
+        ("escape.json", "{\"stats_token\": \"canary-1\\q\"}"),
+        ("bare.json", "{\"stats_token\": canary-1}"),
+        ("twice.json", "{\"stats_token\": \"canary-1\", \"stats_token\": \"canary-2\"}"),
+        ("list.json", "[\"canary-1\"]"),
+        ("text.yaml", "canary-1"),
+        ("indent.yaml", "stats_token: canary-1\n workers: []\n"),
+        ("anchor.yaml", "stats_token: *canary-1\n"),
+        ("tag.yaml", "stats_token: !canary-1 canary-2: x\n"),
+        ("quote.yaml", "stats_token: \"canary-1\nworkers: []\n"),
+        ("tab.yaml", "workers:\n\t- http: {proxy: canary-1}\n"),
+        ("typo.toml", "stats_tokn = \"canary-1\"\n[[workers]]\nhttp = { prox = \"canary-2\" }\n"),
+        ("nul.toml", "stats_token = \"canary-1\0\"\n"),
+    ] {
+        let said = said(name, text);
+        assert!(!said.contains("canary"), "{name}: {said}");
+        assert!(said.contains(&format!("[{name}:")), "{name} has no place: {said}");
+    }
+    let latin = said("latin.json", b"{\"stats_token\": \"canary-1\xff\"}");
+    assert!(!latin.contains("canary") && latin.contains("stats_token"), "{latin}");
+    insta::assert_snapshot!(
+        "masked",
+        said("masked.toml", "[[providers]]\nredis = { host = \"h\", password = \"hünter2\" port = 1 }\n")
+    );
+}
+
 #[test]
 fn off_loopback_figures_need_a_token() {
     insta::assert_snapshot!("open_stats", said("a.toml", "stats_port = \"0.0.0.0:9090\"\n"));

@@ -40,7 +40,7 @@ impl Problem {
 pub struct ConfigError {
     /// The file; `None` for a config given as text.
     pub file: Option<PathBuf>,
-    /// What the file says, secrets blotted out.
+    /// What the file says, without its values: only those that the problems are about are there.
     pub text: String,
     /// Everything that is wrong with it, at least one.
     pub problems: Vec<Problem>,

@@ -6,6 +6,7 @@ mod entry;
 mod error;
 mod interpolate;
 mod json;
+mod mask;
 mod node;
 mod read;
 mod schema;
@@ -78,7 +79,8 @@ impl Config {
                 .then(|| "check the path, or leave `-c` out: ganger works without a config file".to_owned());
             fault(String::new(), problem.maybe_help(help))
         })?;
-        let text = read::text(bytes).map_err(|(text, problem)| fault(text, problem))?;
+        let text = read::text(bytes)
+            .map_err(|(text, problem)| fault(mask::blot(&text, &mask::words(&text)), problem))?;
         Config::read(Some(file), &text, syntax, registry)
     }
 
@@ -110,12 +112,12 @@ impl Config {
         syntax: Syntax,
         registry: &Registry,
     ) -> Result<Config, ConfigError> {
-        let mut secrets: Vec<Span> = Vec::new();
-        top::read(text, syntax, registry, false, &mut secrets)
+        let mut hidden: Vec<Span> = Vec::new();
+        top::read(text, syntax, registry, false, &mut hidden)
             .map(|config| Config { file: file.map(Path::to_owned), ..config })
             .map_err(|problems| ConfigError {
                 file: file.map(Path::to_owned),
-                text: blot(text, &secrets),
+                text: mask::blot(text, &hidden),
                 problems,
             })
     }
@@ -176,15 +178,4 @@ fn read_bounded(file: &Path) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     std::fs::File::open(file)?.take(read::FILE_MAX as u64 + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
-}
-
-/// The text with its secrets replaced, byte for byte, so that places stay right.
-fn blot(text: &str, secrets: &[Span]) -> String {
-    let mut bytes = text.as_bytes().to_vec();
-    for span in secrets {
-        for byte in bytes.get_mut(span.clone()).into_iter().flatten().filter(|byte| **byte != b'\n') {
-            *byte = b'*';
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
 }

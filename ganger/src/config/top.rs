@@ -8,6 +8,7 @@ use super::{
     entry::{Place, Reader},
     error::{Problem, suggest},
     interpolate::{Environment, interpolate},
+    mask,
     node::{Entry, Kind, Node, Span},
     read::{Syntax, duplicate, read as read_text},
     stats::StatsConfig,
@@ -29,18 +30,23 @@ const KEYS: [&str; 12] = [
     "manager_to_manager_port",
 ];
 
-/// Reads a config. `lenient` passes over plugins that the program was built without.
+/// Reads a config. `lenient` passes over plugins that the program was built without. `hidden` are the places that
+/// are not shown where problems are.
 pub(super) fn read(
     text: &str,
     syntax: Syntax,
     registry: &Registry,
     lenient: bool,
-    secrets: &mut Vec<Span>,
+    hidden: &mut Vec<Span>,
 ) -> Result<Config, Vec<Problem>> {
-    let mut root = read_text(text, syntax).map_err(|problem| vec![problem])?;
-    let mut problems = Vec::new();
+    let mut root = read_text(text, syntax).map_err(|problem| {
+        *hidden = mask::words(text);
+        vec![Problem { message: mask::redact(&problem.message, text, hidden), ..problem }]
+    })?;
+    let (mut problems, mut secrets) = (Vec::new(), Vec::new());
     interpolate(&mut root, &Environment, &mut problems);
-    let mut top = Top { config: empty(), problems, lenient, registry, secrets, last_key: Vec::new() };
+    let mut top =
+        Top { config: empty(), problems, lenient, registry, secrets: &mut secrets, last_key: Vec::new() };
     top.read(&root);
     let Top { config, mut problems, .. } = top;
     if problems.is_empty() {
@@ -49,6 +55,7 @@ pub(super) fn read(
     }
     if !problems.is_empty() {
         problems.sort_by_key(|problem| problem.span.as_ref().map_or(0, |span| span.start));
+        *hidden = mask::texts(&root, &problems, &secrets);
         return Err(problems);
     }
     Ok(config)
