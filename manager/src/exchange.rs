@@ -22,8 +22,13 @@ use crate::{
     source::{CrashPermit, Source},
 };
 
-/// How long verdicts may be gathered while the pools hold work and nobody waits for one.
+/// How long verdicts are gathered while the pools hold work and nobody waits for one: so long in any case, then on
+/// until they are worth a commit, at most so long (see `docs/decisions`).
 const GATHER: Duration = Duration::from_millis(5);
+const GATHER_MAX: Duration = Duration::from_millis(25);
+
+/// So many verdicts are worth a commit.
+const GATHER_JOBS: usize = 32;
 
 /// At most so many bytes of jobs in one exchange.
 const EXCHANGE_BYTES_MAX: u64 = 8 << 20;
@@ -39,7 +44,7 @@ pub(crate) struct ExchangeLoop {
     /// Verdicts on their way; kept until they are answered.
     settle: Vec<Settlement>,
     urgent: bool,
-    gather_until: Option<Instant>,
+    gather_since: Option<Instant>,
     /// There may be more for us right now.
     more: bool,
     /// By pool: the store had nothing for it when it was last asked. Asking again can wait for the next exchange.
@@ -93,7 +98,7 @@ impl ExchangeLoop {
             pace,
             settle: Vec::new(),
             urgent: false,
-            gather_until: None,
+            gather_since: None,
             more: true,
             dry,
             suspects_next: true,
@@ -192,17 +197,17 @@ impl ExchangeLoop {
     /// no pool has anything to do, whatever there is; all else is gathered a little.
     fn next_step(&mut self, ask: &Ask) -> Step {
         let settles = !self.settle.is_empty();
-        if !settles && ask.room.is_none() {
-            return Step::Rest(ask.again);
-        }
-        if !settles && !self.more {
-            return Step::Wait;
+        if !settles && (ask.room.is_none() || !self.more) {
+            self.gather_since = None;
+            return if ask.room.is_none() { Step::Rest(ask.again) } else { Step::Wait };
         }
         let running = self.house.phase() == Phase::Running;
         let pressing = ask.hungry || (settles && (self.urgent || !ask.works || !running));
         let now = Instant::now();
-        let until = *self.gather_until.get_or_insert(now + GATHER);
-        if pressing || now >= until { Step::Go } else { Step::Gather(until) }
+        let since = *self.gather_since.get_or_insert(now);
+        let worth = !settles || self.settle.len() >= GATHER_JOBS;
+        let end = since + if worth { GATHER } else { GATHER_MAX };
+        if pressing || now >= end { Step::Go } else { Step::Gather(end.min(now + GATHER)) }
     }
 
     /// Until the bell, a new order, or a time.
@@ -266,7 +271,7 @@ impl ExchangeLoop {
             self.pause(Duration::from_millis(200)).await;
             return (self.house.phase() < Phase::Stopped).then_some(());
         }
-        self.gather_until = None;
+        self.gather_since = None;
         self.urgent = false;
         for (pool, jobs) in &ask.by_pool {
             self.pools.all()[*pool].reserve(self.source.index, *jobs);

@@ -22,8 +22,9 @@ use proptest::prelude::*;
 use setup::{TestClock, add, ends, enqueue, eventually, job, memory, pass};
 use tokio::time::Instant;
 
-/// How long verdicts may be gathered.
-const GATHER: Duration = Duration::from_millis(5);
+/// How long verdicts may be gathered, and how many of them are gathered no longer.
+const GATHER_MAX: Duration = Duration::from_millis(25);
+const GATHER_JOBS: usize = 32;
 
 struct Line {
     _running: Running,
@@ -84,13 +85,15 @@ proptest! {
             let (from, warm) = (line.exchanges(), Instant::now());
             let ended = ends(&line.store, &ids).await;
             assert!(ended.iter().all(|end| end.state == Some(State::Done) && end.runs == 1));
-            // One exchange each time verdicts were gathered, and a few at the end, where slots run empty.
-            let most = (warm.elapsed().as_nanos() / GATHER.as_nanos()) as usize + 8 + slots as usize;
+            // Each exchange has enough verdicts or the longest time behind it, but for a few at the end, where slots
+            // run empty.
+            let by_time = (warm.elapsed().as_nanos() / GATHER_MAX.as_nanos()) as usize;
+            let most = by_time + count / GATHER_JOBS + 8 + slots as usize;
             let exchanges = line.exchanges() - from;
             assert!(exchanges <= most, "{exchanges} exchanges, at most {most} wanted");
             // The clock ticks in milliseconds, so that a run takes one more than it says.
             let ideal = Duration::from_millis((millis + 1) * (count as u64).div_ceil(u64::from(slots)));
-            assert!(began.elapsed() <= ideal + ideal / 20 + GATHER, "{:?}, {ideal:?} at best", began.elapsed());
+            assert!(began.elapsed() <= ideal + ideal / 20 + GATHER_MAX, "{:?}, {ideal:?} at best", began.elapsed());
         });
     }
 }
@@ -122,7 +125,7 @@ async fn a_verdict_of_an_idle_pool_is_settled_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_gathered_is_settled_within_5_ms() {
+async fn what_is_gathered_is_settled_within_25_ms() {
     let line = Line::new(Duration::from_millis(40), 3).await;
     // Every slot works and nothing waits: none of the verdicts is worth an exchange by itself.
     let ids = enqueue(&line.store, plain(300)).await;
@@ -130,6 +133,6 @@ async fn what_is_gathered_is_settled_within_5_ms() {
         ends(&line.store, std::slice::from_ref(id)).await;
         let told = Instant::now();
         let ended = line.ended.lock().unwrap().iter().find(|(of, _)| *of == id.to_string()).unwrap().1;
-        assert!(told - ended <= GATHER + Duration::from_millis(2), "{:?} after its end", told - ended);
+        assert!(told - ended <= GATHER_MAX + Duration::from_millis(2), "{:?} after its end", told - ended);
     }
 }
