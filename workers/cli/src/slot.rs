@@ -35,8 +35,8 @@ use crate::{
 /// left behind in its group may be printing its last lines.
 const LINGER: Duration = Duration::from_millis(250);
 
-/// How often is looked for what no file tells: that a group was killed, or (where the system had no handle left)
-/// that a command has ended.
+/// How often is looked for what no file tells: that a group was killed, or (without a handle of it) that a command
+/// has ended.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// How long a command waits for the system to have a process or a file for it again.
@@ -184,46 +184,37 @@ impl Far {
 
     /// Reads the output of a command until both it and its output have ended, or only it has and time is up.
     fn attend(&mut self, leader: Pid, output: OwnedFd, job: &JobContext) {
-        let handle = pidfd_open(leader, PidfdFlags::empty()).ok();
-        let mut reading = true;
-        while !self.look(leader, handle.as_ref(), &output, &mut reading, job) {}
-        if reading {
-            self.read_the_rest(&output, job);
+        let started = Instant::now();
+        let mut handle = None;
+        loop {
+            match self.look(leader, handle.as_ref(), &output, job) {
+                Seen::Ended => return self.read_the_rest(&output, job),
+                Seen::Closed => return await_end(leader),
+                // Most commands have ended before a handle is worth its making.
+                Seen::Other if handle.is_none() && started.elapsed() >= LOOK => {
+                    handle = pidfd_open(leader, PidfdFlags::empty()).ok();
+                }
+                Seen::Other => {}
+            }
         }
     }
 
-    /// Waits until something happens, and reads. True when the command has ended.
-    fn look(
-        &mut self,
-        leader: Pid,
-        handle: Option<&OwnedFd>,
-        output: &OwnedFd,
-        reading: &mut bool,
-        job: &JobContext,
-    ) -> bool {
-        let wait = if handle.is_some() { None } else { Some(timespec(LOOK)) };
-        let mut fds = [PollFd::new(output, PollFlags::IN), PollFd::new(output, PollFlags::IN)];
-        let mut n = 0;
-        if let Some(handle) = handle {
-            fds[n] = PollFd::new(handle, PollFlags::IN);
-            n += 1;
+    /// Waits until something happens, for a short time only where there is no handle; and reads.
+    fn look(&mut self, leader: Pid, handle: Option<&OwnedFd>, output: &OwnedFd, job: &JobContext) -> Seen {
+        let wait = handle.is_none().then(|| timespec(LOOK));
+        let second = handle.unwrap_or(output);
+        let mut fds = [PollFd::new(output, PollFlags::IN), PollFd::new(second, PollFlags::IN)];
+        let n = 1 + usize::from(handle.is_some());
+        match poll(&mut fds[..n], wait.as_ref()) {
+            Err(_) => return Seen::Other,
+            Ok(0) if has_ended(leader) => return Seen::Ended,
+            Ok(_) => {}
         }
-        if *reading {
-            fds[n] = PollFd::new(output, PollFlags::IN);
-            n += 1;
+        let (printed, ended) = (!fds[0].revents().is_empty(), !fds[1].revents().is_empty());
+        if printed && matches!(self.read_some(output, job), Read::End) {
+            return Seen::Closed;
         }
-        if poll(&mut fds[..n], wait.as_ref()).is_err() {
-            return false;
-        }
-        let printed = *reading && !fds[n - 1].revents().is_empty();
-        let ended = match handle {
-            Some(_) => !fds[0].revents().is_empty(),
-            None => has_ended(leader),
-        };
-        if printed {
-            *reading = !matches!(self.read_some(output, job), Read::End);
-        }
-        ended
+        if n == 2 && ended { Seen::Ended } else { Seen::Other }
     }
 
     /// What is there is read; what may still come is given a short time. One who was asked to stop has the time
@@ -274,6 +265,23 @@ impl Far {
 enum Read {
     More,
     End,
+}
+
+/// What a look at a command shows.
+enum Seen {
+    /// It has ended; its output may not have.
+    Ended,
+    /// Its output has ended; it may not have.
+    Closed,
+    Other,
+}
+
+/// Waits for the end of a command that prints nothing more.
+fn await_end(pid: Pid) {
+    // Anything but an interruption means that it has ended, or is no child any more.
+    while matches!(waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT), Err(Errno::INTR))
+    {
+    }
 }
 
 fn has_ended(pid: Pid) -> bool {
