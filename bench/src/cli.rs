@@ -1,6 +1,9 @@
 //! Commands: `/bin/true` by the cli worker, beside a bare loop that spawns it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use ganger_core::{ConfiguredWorkers, Job, ProviderOptions, State, WorkerOptions};
 use ganger_manager::Plan;
@@ -52,14 +55,25 @@ fn ours(n: u64) -> Result<Stretch, String> {
         let meter = Meter::start();
         let running = start(plan).await?;
         let status = running.status();
-        let done = || status.report().by_type.get("cli").map_or(0, |figures| figures.runs);
-        while done() < n {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+        let figures = || status.report().by_type.get("cli").copied().unwrap_or_default();
+        let began = Instant::now();
+        loop {
+            let runs = figures().runs;
+            if runs >= n {
+                break;
+            }
+            tokio::time::sleep(until_next_look(began.elapsed(), runs, n - runs)).await;
         }
         let stretch = meter.stop(n);
         finish(running).await?;
-        all_done(n, status.report().by_type.get("cli").map_or(0, |figures| figures.done), stretch)
+        all_done(n, figures().done, stretch)
     })
+}
+
+/// Half of the time that the rest will take: looks are no part of the work, so they are few until the end is near.
+fn until_next_look(elapsed: Duration, runs: u64, left: u64) -> Duration {
+    let half = elapsed.mul_f64(left as f64 / runs.max(1) as f64 / 2.0);
+    half.clamp(Duration::from_millis(1), Duration::from_millis(200))
 }
 
 fn all_done(n: u64, done: u64, stretch: Stretch) -> Result<Stretch, String> {
