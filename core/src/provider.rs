@@ -53,6 +53,9 @@ pub trait Provider: Sized + Send + Sync + 'static {
 
     /// Opens the store.
     ///
+    /// What is open serves until it is closed: a connection that breaks is the provider's to make anew, within the
+    /// call that needs it. The manager calls again until it is answered; it never opens a second time.
+    ///
     /// # Behavior
     /// - Opening a store that is out of reach is a transient error; the manager tries again.
     /// - Opening a store of a newer format is refused and leaves it untouched.

@@ -8,7 +8,10 @@ mod setup;
 
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex, atomic::Ordering},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -270,6 +273,34 @@ async fn p5_a_store_that_is_away_at_the_start_is_waited_for() {
     ends(&store, &ids).await;
     assert!(there.elapsed() < Duration::from_secs(2));
     assert!(running.status().ready().is_ready() && running.sink(Some("store")).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn p5_an_open_provider_is_called_until_it_answers_and_never_opened_again() {
+    let (ledger, clock) = (Ledger::default(), TestClock::new());
+    let store = memory(&clock);
+    let (line, opened) = (Faulty::new(&store), Arc::new(AtomicU32::new(0)));
+    let (inner, count) = (line.clone(), opened.clone());
+    let open: ganger_manager::OpenProviderFn = Arc::new(move |_| {
+        count.fetch_add(1, Ordering::SeqCst);
+        let inner = inner.clone();
+        Box::pin(async move { Ok(inner as Arc<dyn ganger_core::DynProvider>) })
+    });
+    let plan = setup::bare_plan(&clock).provider("store", ProviderOptions::default(), open);
+    let running = Manager::start(add(plan, acts("t", &ledger))).await.unwrap();
+    line.cut.store(true, Ordering::SeqCst);
+    let ids = enqueue(&store, plain(3)).await;
+    pass(Duration::from_secs(3_600)).await;
+    assert!(!running.status().ready().is_ready());
+    let calls = line.renewed.load(Ordering::SeqCst);
+    assert!(calls > 3_600 / 6, "{calls} renewals were tried in an hour");
+    line.cut.store(false, Ordering::SeqCst);
+    let healed = Instant::now();
+    let ended = ends(&store, &ids).await;
+    assert!(ended.iter().all(|end| end.state == Some(State::Done)));
+    assert!(healed.elapsed() < Duration::from_secs(17), "{:?}", healed.elapsed());
+    eventually("readiness is back", || running.status().ready().is_ready()).await;
+    assert_eq!(opened.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test(start_paused = true)]
