@@ -5,10 +5,13 @@
 // A program for a terminal.
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
+#[path = "../../bench/src/floor/sqlite.rs"]
+mod floor;
+
 use std::{path::Path, sync::Arc, time::Instant};
 
 use ganger_core::{Batch, Exchange, Job, LEASE, LeaseRef, Room, Settlement, Token, TypeRoom, Verdict};
-use ganger_spool::{Source, Spool, SpoolOptions, floor};
+use ganger_spool::{Source, Spool, SpoolOptions};
 
 /// Jobs in one exchange: what a manager asks for when it has a backlog of quick jobs.
 const BATCHES: [u32; 3] = [500, 1000, 4096];
@@ -24,7 +27,7 @@ fn main() {
         let bare = dir.path().join("bare.db");
         runtime.block_on(filled(&bare, jobs));
         let (start, cpu_start) = (Instant::now(), cpu_seconds());
-        assert_eq!(floor(&bare, batch).unwrap(), jobs);
+        assert_eq!(floor::drain(bare.to_str().unwrap(), i64::from(batch)).unwrap(), jobs);
         let floor = jobs as f64 / start.elapsed().as_secs_f64();
         let cpu_floor = (cpu_seconds() - cpu_start) * 1e6 / jobs as f64;
         println!(

@@ -8,8 +8,9 @@ use rusqlite::{Connection, OptionalExtension};
 use crate::{
     enqueue::NO_TYPE,
     error::StoreError,
+    handout::Handout,
     lost,
-    row::{COLUMNS, RARE, Row},
+    row::{COLUMNS, Row},
     source::Who,
     tx::Tx,
 };
@@ -44,10 +45,6 @@ impl Item {
         self.0 & Item::SUSPECT != 0
     }
 }
-
-pub(crate) const CREATE: &str = "INSERT INTO claim VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
-pub(crate) const DELETE: &str = "DELETE FROM claim WHERE incarnation = ?1 AND source = ?2 AND token = ?3";
-pub(crate) const TAKE: &str = "DELETE FROM ready WHERE lane = ?1 AND rank = ?2 AND seq <= ?3";
 
 /// Which claim: its token, and the provider that made it.
 pub(crate) type Key<'a> = (&'a str, Token);
@@ -95,7 +92,8 @@ impl Claim {
     pub(crate) fn save(&self, tx: &Tx<'_>, (source, token): Key<'_>) -> Result<(), StoreError> {
         let key = (token.incarnation as i64, source, token.seq as i64);
         if self.items.iter().all(|item| *item == Item::SETTLED) {
-            return tx.run(DELETE, key).map(drop);
+            let sql = "DELETE FROM claim WHERE incarnation = ?1 AND source = ?2 AND token = ?3";
+            return tx.run(sql, key).map(drop);
         }
         let sql = "UPDATE claim SET items = ?4 WHERE incarnation = ?1 AND source = ?2 AND token = ?3";
         tx.run(sql, (key.0, key.1, key.2, self.to_bytes())).map(drop)
@@ -105,7 +103,8 @@ impl Claim {
     pub(crate) fn create(&self, tx: &Tx<'_>, (source, token): Key<'_>, lease: i64) -> Result<(), StoreError> {
         let deadline = tx.ticks.saturating_add(lease);
         let key = (token.incarnation as i64, source, token.seq as i64);
-        tx.run(CREATE, (key.0, key.1, key.2, deadline, lease, tx.now, self.to_bytes())).map(drop)
+        let sql = "INSERT INTO claim VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+        tx.run(sql, (key.0, key.1, key.2, deadline, lease, tx.now, self.to_bytes())).map(drop)
     }
 }
 
@@ -117,26 +116,28 @@ pub(crate) fn words(bytes: &[u8]) -> impl Iterator<Item = u64> {
 /// What a claim got.
 #[derive(Debug, Default)]
 pub(crate) struct Taken {
-    pub(crate) rows: Vec<Row>,
+    pub(crate) items: Vec<Item>,
     /// Whether more that there was room for may be ready.
     pub(crate) more: bool,
 }
 
-/// Takes what the room allows from where it waits.
-pub(crate) fn take(tx: &mut Tx<'_>, room: &Room, who: &Who) -> Result<Taken, StoreError> {
+/// Takes what the room allows from where it waits, and hands it out.
+pub(crate) fn take(tx: &mut Tx<'_>, room: &Room, who: &Who, out: &mut Handout) -> Result<Taken, StoreError> {
     if room.is_none() {
         return Ok(Taken::default());
     }
     if room.suspect
         && let Some(row) = lost::take_suspect(tx, room, who)?
     {
-        return Ok(Taken { rows: vec![row], more: true });
+        let items = vec![Item::of(&row)];
+        out.hand(tx.db, tx.lanes, 0, row)?;
+        return Ok(Taken { items, more: true });
     }
     let mut choice = Choice::new(tx, room, who)?;
     let chosen = choice.choose(tx)?;
-    let (rows, cut) = load(tx, &chosen, room.bytes)?;
-    choice.remove(tx, &chosen[..rows.len()])?;
-    Ok(Taken { more: cut || choice.more(rows.len()), rows })
+    let (items, cut) = load(tx, &chosen, room.bytes, out)?;
+    choice.remove(tx, &chosen[..items.len()])?;
+    Ok(Taken { more: cut || choice.more(items.len()), items })
 }
 
 /// A ready job's place: `rank` and `seq` order it among all lanes.
@@ -247,36 +248,42 @@ impl Choice {
             }
         }
         for range in last {
-            tx.run(TAKE, range)?;
+            tx.run("DELETE FROM ready WHERE lane = ?1 AND rank = ?2 AND seq <= ?3", range)?;
         }
         Ok(())
     }
 
     /// Whether the limit on all jobs, not that on a type, is what ended the choice.
-    fn more(&self, rows: usize) -> bool {
-        self.left_over && rows > 0
+    fn more(&self, taken: usize) -> bool {
+        self.left_over && taken > 0
     }
 }
 
 /// Reads the chosen jobs, as far as the room in bytes goes (one always fits); answers whether it cut any off.
-fn load(tx: &Tx<'_>, chosen: &[Key3], bytes: u64) -> Result<(Vec<Row>, bool), StoreError> {
-    let sql = format!("SELECT {COLUMNS}{RARE} FROM job j WHERE j.seq BETWEEN ?1 AND ?2 ORDER BY j.seq");
+fn load(
+    tx: &mut Tx<'_>,
+    chosen: &[Key3],
+    bytes: u64,
+    out: &mut Handout,
+) -> Result<(Vec<Item>, bool), StoreError> {
+    let sql = format!("SELECT {COLUMNS} FROM job j WHERE j.seq BETWEEN ?1 AND ?2 ORDER BY j.seq");
     let mut statement = tx.db.prepare_cached(&sql)?;
-    let mut loaded: Vec<Row> = Vec::with_capacity(chosen.len());
+    let mut items = Vec::with_capacity(chosen.len());
     let mut weight = 0u64;
     let mut at = 0;
     while at < chosen.len() {
         let run = chosen[at..].windows(2).take_while(|pair| pair[1].seq == pair[0].seq + 1).count() + 1;
         let mut rows = statement.query((chosen[at].seq, chosen[at + run - 1].seq))?;
         while let Some(row) = rows.next()? {
-            let row = Row::read(row)?;
+            let row = Row::read(tx.db, row)?;
             weight = weight.saturating_add(row.weight());
-            if weight > bytes && !loaded.is_empty() {
-                return Ok((loaded, true));
+            if weight > bytes && !items.is_empty() {
+                return Ok((items, true));
             }
-            loaded.push(row);
+            items.push(Item::of(&row));
+            out.hand(tx.db, tx.lanes, items.len() as u32 - 1, row)?;
         }
         at += run;
     }
-    Ok((loaded, false))
+    Ok((items, false))
 }

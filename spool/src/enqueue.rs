@@ -9,7 +9,7 @@ use rusqlite::OptionalExtension;
 use crate::{
     error::StoreError,
     read,
-    row::{self, COLUMNS, INSERT, INSERT_RARE, RARE, Row},
+    row::{self, COLUMNS, INSERT, INSERT_RARE, Row},
     tx::{Place, Tx},
 };
 
@@ -114,8 +114,9 @@ pub(crate) fn enqueue_one(tx: &mut Tx<'_>, job: &Job) -> Result<Result<Enqueued,
 
 /// The id is taken: by the same job, or by another.
 fn existing(tx: &mut Tx<'_>, id: JobId, job: &Job) -> Result<Result<Enqueued, Refused>, StoreError> {
-    let sql = format!("SELECT {COLUMNS}{RARE} FROM job j WHERE j.id = ?1");
-    let row = tx.db.prepare_cached(&sql)?.query_row([id.to_string()], Row::read).optional()?;
+    let sql = format!("SELECT {COLUMNS} FROM job j WHERE j.id = ?1");
+    let row =
+        tx.db.prepare_cached(&sql)?.query_row([id.to_string()], |row| Row::read(tx.db, row)).optional()?;
     let conflict = || {
         Refused::new(
             RefusedKind::Conflict,

@@ -5,56 +5,68 @@ use rusqlite::OptionalExtension;
 
 use crate::{
     absorb,
-    claim::{self, Claim, Item},
+    claim::{self, Claim},
     error::StoreError,
+    handout::Handout,
     lost, row,
-    settle::settle,
+    settle::{end_done, settle},
     source::Who,
-    tx::{Lane, Tx},
+    tx::Tx,
 };
 
 /// At most so many jobs become ready by their time in one transaction.
 const DUE_MAX: i64 = 4096;
 
-/// What an exchange answers, its jobs still as rows.
+/// What an exchange answers; its jobs are handed out as rows.
 #[derive(Debug, Default)]
 pub(crate) struct Answer {
     pub(crate) stale: Vec<LeaseRef>,
-    pub(crate) rows: Vec<(u32, row::Row, Lane)>,
+    /// How many jobs were handed out.
+    pub(crate) leased: usize,
     pub(crate) more: bool,
 }
 
 /// Carries out an exchange, or answers a repeated one as before.
-pub(crate) fn exchange(tx: &mut Tx<'_>, who: &Who, give: &Exchange) -> Result<Answer, StoreError> {
+pub(crate) fn exchange(
+    tx: &mut Tx<'_>,
+    who: &Who,
+    give: &Exchange,
+    out: &mut Handout,
+) -> Result<Answer, StoreError> {
     let source = who.name.as_str();
-    if let Some(answer) = repeat(tx, source, give.token)? {
+    out.begin();
+    if let Some(answer) = repeat(tx, source, give.token, out)? {
         return Ok(answer);
     }
     lost::note_contact(tx)?;
-    let stale = settle(tx, source, &give.settle)?;
+    let (stale, done) = settle(tx, source, &give.settle)?;
     let mut answer = Answer { stale, ..Answer::default() };
     let lease = row::as_millis(give.lease);
     if !give.room.is_none() {
         let arriving = absorb::absorb(tx)?;
         let due = wake_due(tx)?;
-        let taken = claim::take(tx, &give.room, who)?;
+        let taken = claim::take(tx, &give.room, who, out)?;
+        out.flush();
         answer.more = taken.more || arriving || due;
-        if !taken.rows.is_empty() {
+        answer.leased = taken.items.len();
+        if !taken.items.is_empty() {
             who.hold(tx.shared, give.token.incarnation)?;
-            let claim = Claim { items: taken.rows.iter().map(Item::of).collect() };
-            claim.create(tx, (source, give.token), lease)?;
-        }
-        for (index, row) in (0u32..).zip(taken.rows) {
-            let lane = tx.lanes.get(tx.db, row.lane)?;
-            answer.rows.push((index, row, lane));
+            Claim { items: taken.items }.create(tx, (source, give.token), lease)?;
         }
     }
+    // Last, because nothing above depends on it and jobs are made of the rows meanwhile.
+    end_done(tx, done)?;
     remember(tx, source, give.token, lease, &answer)?;
     Ok(answer)
 }
 
 /// The answer that was given to the same token before.
-fn repeat(tx: &mut Tx<'_>, source: &str, token: Token) -> Result<Option<Answer>, StoreError> {
+fn repeat(
+    tx: &mut Tx<'_>,
+    source: &str,
+    token: Token,
+    out: &mut Handout,
+) -> Result<Option<Answer>, StoreError> {
     let sql = "SELECT stale, more FROM member WHERE incarnation = ?1 AND source = ?2 AND token = ?3";
     let remembered = tx
         .db
@@ -65,17 +77,19 @@ fn repeat(tx: &mut Tx<'_>, source: &str, token: Token) -> Result<Option<Answer>,
         .optional()?;
     let Some((stale, more)) = remembered else { return Ok(None) };
     let stale = stale.chunks_exact(20).map(read_lease).collect();
-    let mut answer = Answer { stale, more, rows: Vec::new() };
+    let mut answer = Answer { stale, more, leased: 0 };
     let claim = Claim::load(tx.db, (source, token))?.map_or_else(Vec::new, |claim| claim.items);
-    let sql = format!("SELECT {}{} FROM job j WHERE j.seq = ?1", row::COLUMNS, row::RARE);
+    let sql = format!("SELECT {} FROM job j WHERE j.seq = ?1", row::COLUMNS);
     for (index, item) in (0u32..).zip(claim) {
         let Some(seq) = item.seq() else { continue };
-        let row = tx.db.prepare_cached(&sql)?.query_row([seq], row::Row::read).optional()?;
+        let row =
+            tx.db.prepare_cached(&sql)?.query_row([seq], |row| row::Row::read(tx.db, row)).optional()?;
         if let Some(row) = row {
-            let lane = tx.lanes.get(tx.db, row.lane)?;
-            answer.rows.push((index, row, lane));
+            out.hand(tx.db, tx.lanes, index, row)?;
+            answer.leased += 1;
         }
     }
+    out.flush();
     Ok(Some(answer))
 }
 

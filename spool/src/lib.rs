@@ -10,7 +10,7 @@ mod clock;
 mod enqueue;
 mod error;
 mod exchange;
-mod floor;
+mod handout;
 mod list;
 mod lock;
 mod lost;
@@ -30,6 +30,5 @@ mod watch;
 mod writer;
 
 pub use enqueue::CAPABILITIES;
-pub use floor::floor;
 pub use source::Source;
 pub use spool::{KEEP_DONE, KEEP_DONE_MAX, Retention, Spool, SpoolOptions};

@@ -7,7 +7,7 @@ use crate::{
     claim::Claim,
     error::StoreError,
     read::{self, STATE},
-    row::{COLUMNS, RARE, Row},
+    row::{COLUMNS, Row},
     tx::{Lanes, end_code},
 };
 
@@ -147,7 +147,7 @@ pub(crate) fn show(db: &Connection, id: &JobId) -> Result<Option<JobView>, Store
 
 fn views(db: &Connection, clause: &Clause, limit: usize) -> Result<Vec<JobView>, StoreError> {
     let sql = format!(
-        "SELECT {COLUMNS}{RARE}, {} AS state, j.reason, j.due, j.changed, j.handled \
+        "SELECT {COLUMNS}, {} AS state, j.reason, j.due, j.changed, j.handled \
          FROM job j JOIN lane l ON l.id = j.lane WHERE {} ORDER BY j.seq DESC LIMIT {limit}",
         STATE.replace(":now", "?1"),
         clause.sql
@@ -158,11 +158,11 @@ fn views(db: &Connection, clause: &Clause, limit: usize) -> Result<Vec<JobView>,
     let mut rows = statement.query(&*clause.params())?;
     let mut views = Vec::new();
     while let Some(row) = rows.next()? {
-        let state: State = row.get::<_, String>(29)?.parse().unwrap_or(State::Ready);
-        let handled: Option<String> = row.get(33)?;
+        let state: State = row.get::<_, String>(18)?.parse().unwrap_or(State::Ready);
+        let handled: Option<String> = row.get(22)?;
         let (reason, due, changed): (Option<String>, Option<i64>, i64) =
-            (row.get(30)?, row.get(31)?, row.get(32)?);
-        let row = Row::read(row)?;
+            (row.get(19)?, row.get(20)?, row.get(21)?);
+        let row = Row::read(db, row)?;
         let (seq, raw, record) = (row.seq, row.raw().map(<[u8]>::to_vec), row.record());
         let id: JobId = row.id.parse().unwrap_or_default();
         let lane = lanes.get(db, row.lane)?;

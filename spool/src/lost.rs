@@ -7,7 +7,7 @@ use crate::{
     claim::Claim,
     enqueue::NO_TYPE,
     error::StoreError,
-    row::{COLUMNS, RARE, Row, attempts},
+    row::{COLUMNS, Row, attempts},
     source::Who,
     spool::Shared,
     tx::{Lanes, OPEN, Place, Tx},
@@ -103,8 +103,8 @@ pub(crate) fn take_suspect(tx: &mut Tx<'_>, room: &Room, who: &Who) -> Result<Op
         // Its start is on the disk before it runs.
         return Err(StoreError::Unsynced);
     }
-    let sql = format!("SELECT {COLUMNS}{RARE} FROM job j WHERE j.seq = ?1");
-    Ok(tx.db.prepare_cached(&sql)?.query_row([seq], Row::read).optional()?)
+    let sql = format!("SELECT {COLUMNS} FROM job j WHERE j.seq = ?1");
+    Ok(tx.db.prepare_cached(&sql)?.query_row([seq], |row| Row::read(tx.db, row)).optional()?)
 }
 
 /// The first suspect that there is room for.

@@ -8,11 +8,6 @@ use crate::{claim, error::StoreError, row::as_millis, spool::Shared, tx::Tx};
 /// What a transaction that ended no job forgets at most.
 const PRUNE_MIN: i64 = 512;
 
-pub(crate) const FINISH: &str = "INSERT INTO finish (at, count, items) VALUES (?1, ?2, ?3)";
-pub(crate) const DELETE: &str = "DELETE FROM finish WHERE number = ?1";
-pub(crate) const FORGET: &str =
-    "DELETE FROM job WHERE seq BETWEEN ?1 AND ?2 AND state IN (3, 5, 6) AND changed = ?3";
-
 /// Notes the jobs that ended in the transaction, and forgets some of those that are due: at least as many as
 /// ended, so that the record cannot grow without bound.
 pub(crate) fn prune(tx: &mut Tx<'_>) -> Result<(), StoreError> {
@@ -21,7 +16,10 @@ pub(crate) fn prune(tx: &mut Tx<'_>) -> Result<(), StoreError> {
     let mut kept: Option<i64> = None;
     if !ended.is_empty() {
         let bytes: Vec<u8> = ended.iter().flat_map(|seq| seq.to_le_bytes()).collect();
-        tx.run(FINISH, (tx.now, ended.len() as i64, bytes))?;
+        tx.run(
+            "INSERT INTO finish (at, count, items) VALUES (?1, ?2, ?3)",
+            (tx.now, ended.len() as i64, bytes),
+        )?;
         kept = Some(tx.meta("finished")? + ended.len() as i64);
     }
     let oldest_kept = tx.now.saturating_sub(as_millis(retention.time));
@@ -41,7 +39,7 @@ pub(crate) fn prune(tx: &mut Tx<'_>) -> Result<(), StoreError> {
         let part = surplus.min(budget.max(PRUNE_MIN)) as usize;
         forget(tx, at, &seqs[..part.min(seqs.len())])?;
         if part >= seqs.len() {
-            tx.run(DELETE, [number])?;
+            tx.run("DELETE FROM finish WHERE number = ?1", [number])?;
         } else {
             let rest: Vec<u8> = seqs[part..].iter().flat_map(|seq| seq.to_le_bytes()).collect();
             tx.run(
@@ -58,9 +56,9 @@ pub(crate) fn prune(tx: &mut Tx<'_>) -> Result<(), StoreError> {
     forget_own_keeps(tx)
 }
 
-pub(crate) type Entry = (i64, i64, i64, Vec<i64>);
+type Entry = (i64, i64, i64, Vec<i64>);
 
-pub(crate) fn oldest(db: &Connection) -> Result<Option<Entry>, StoreError> {
+fn oldest(db: &Connection) -> Result<Option<Entry>, StoreError> {
     let sql = "SELECT number, at, count, items FROM finish ORDER BY number LIMIT 1";
     let entry = db
         .prepare_cached(sql)?
@@ -76,7 +74,10 @@ pub(crate) fn oldest(db: &Connection) -> Result<Option<Entry>, StoreError> {
 fn forget(tx: &Tx<'_>, at: i64, seqs: &[i64]) -> Result<(), StoreError> {
     for run in seqs.chunk_by(|a, b| *b == a + 1) {
         let (first, last) = (run[0], run[run.len() - 1]);
-        tx.run(FORGET, (first, last, at))?;
+        tx.run(
+            "DELETE FROM job WHERE seq BETWEEN ?1 AND ?2 AND state IN (3, 5, 6) AND changed = ?3",
+            (first, last, at),
+        )?;
         if tx.number("SELECT seq FROM output WHERE seq BETWEEN ?1 AND ?2 LIMIT 1", (first, last))?.is_some() {
             tx.run(
                 "DELETE FROM output WHERE seq BETWEEN ?1 AND ?2 AND seq NOT IN \

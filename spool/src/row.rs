@@ -4,7 +4,7 @@ use std::{fmt, marker::PhantomData, time::Duration};
 
 use compact_str::CompactString;
 use ganger_core::{Attempt, DEFAULT_QUEUE, Entry, Job, Malformed, Period, Rare, Record, Timestamp};
-use rusqlite::{CachedStatement, types::Value};
+use rusqlite::{CachedStatement, Connection, types::Value};
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{DeserializeOwned, MapAccess, Visitor},
@@ -17,9 +17,9 @@ use crate::tx::Lane;
 pub(crate) const COLUMNS: &str = "j.seq, j.lane, j.priority, j.rare, j.cancel, j.suspect, j.spent, j.crashes, \
      j.capture_output, j.created_at, j.id, j.params, j.name, j.retries, j.timeout, j.run_at, j.expires_at, j.attempts";
 
-/// The columns that only rare jobs have, after [`COLUMNS`].
-pub(crate) const RARE: &str = ", j.backoff, j.\"unique\", j.\"limit\", j.\"after\", j.headers, j.keep, j.input, j.via, \
-     j.extra, j.fault, j.raw";
+/// The columns that only rare jobs have: reading eleven NULLs costs as much as reading the job.
+const RARE: &str = "SELECT backoff, \"unique\", \"limit\", \"after\", headers, keep, input, via, extra, fault, raw \
+     FROM job WHERE seq = ?1";
 
 /// A job's columns, not yet made into a job: that is done by who asked, not by the writer.
 #[derive(Debug)]
@@ -60,10 +60,15 @@ struct RareRow {
 }
 
 impl Row {
-    pub(crate) fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
-        let rare = if row.get::<_, i64>(3)? != 0 { Some(Box::new(RareRow::read(row)?)) } else { None };
+    /// Reads a row of [`COLUMNS`], and of a rare job the rest.
+    pub(crate) fn read(db: &Connection, row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
+        let seq: i64 = row.get(0)?;
+        let rare = match row.get::<_, i64>(3)? {
+            0 => None,
+            _ => Some(Box::new(db.prepare_cached(RARE)?.query_row([seq], RareRow::read)?)),
+        };
         Ok(Row {
-            seq: row.get(0)?,
+            seq,
             lane: row.get(1)?,
             priority: row.get(2)?,
             cancel: row.get(4)?,
@@ -154,17 +159,17 @@ impl Row {
 impl RareRow {
     fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<RareRow> {
         Ok(RareRow {
-            backoff: row.get(18)?,
-            unique: row.get(19)?,
-            limit: row.get(20)?,
-            after: row.get(21)?,
-            headers: row.get(22)?,
-            keep: row.get(23)?,
-            input: row.get(24)?,
-            via: row.get(25)?,
-            extra: row.get(26)?,
-            fault: row.get(27)?,
-            raw: row.get(28)?,
+            backoff: row.get(0)?,
+            unique: row.get(1)?,
+            limit: row.get(2)?,
+            after: row.get(3)?,
+            headers: row.get(4)?,
+            keep: row.get(5)?,
+            input: row.get(6)?,
+            via: row.get(7)?,
+            extra: row.get(8)?,
+            fault: row.get(9)?,
+            raw: row.get(10)?,
         })
     }
 

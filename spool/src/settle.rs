@@ -14,15 +14,12 @@ use crate::{
     tx::{OPEN, Tx},
 };
 
-/// Ends a run of jobs that ended well.
-pub(crate) const DONE: &str = "UPDATE job SET state = 3, changed = ?3 WHERE seq BETWEEN ?1 AND ?2";
-
-/// Applies settlements; answers those whose lease is lost.
+/// Applies settlements; answers those whose lease is lost, and the jobs that [`end_done`] is to end.
 pub(crate) fn settle(
     tx: &mut Tx<'_>,
     source: &str,
     verdicts: &[Settlement],
-) -> Result<Vec<LeaseRef>, StoreError> {
+) -> Result<(Vec<LeaseRef>, Vec<i64>), StoreError> {
     let mut stale = Vec::new();
     let mut claims: Vec<(Token, Option<Claim>)> = Vec::new();
     let mut done = Vec::new();
@@ -61,18 +58,19 @@ pub(crate) fn settle(
             claim.save(tx, (source, *token))?;
         }
     }
-    end_done(tx, done)?;
-    Ok(stale)
+    Ok((stale, done))
 }
 
 /// Ends many jobs that ended well and leave nothing more to do.
-fn end_done(tx: &mut Tx<'_>, mut done: Vec<i64>) -> Result<(), StoreError> {
+pub(crate) fn end_done(tx: &mut Tx<'_>, mut done: Vec<i64>) -> Result<(), StoreError> {
     done.sort_unstable();
     let keeps = tx.shared.retention().keeps();
     for run in done.chunk_by(|a, b| *b == a + 1) {
         let (first, last) = (run[0], run[run.len() - 1]);
         if keeps {
-            tx.run(DONE, (first, last, tx.now))?;
+            // OR FAIL: a statement that may have to be undone keeps a copy of every page that it changes.
+            let sql = "UPDATE OR FAIL job SET state = 3, changed = ?3 WHERE seq BETWEEN ?1 AND ?2";
+            tx.run(sql, (first, last, tx.now))?;
         } else {
             tx.run("DELETE FROM job WHERE seq BETWEEN ?1 AND ?2", (first, last))?;
             tx.run("DELETE FROM output WHERE seq BETWEEN ?1 AND ?2", (first, last))?;

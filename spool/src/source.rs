@@ -7,14 +7,14 @@ use std::{
 
 use compact_str::CompactString;
 use ganger_core::{
-    Batch, Beat, Ended, Enqueued, Exchange, Exchanged, FailureRecord, Hold, Job, JobId, LeaseRef, Leased,
+    Batch, Beat, Ended, Enqueued, Exchange, Exchanged, FailureRecord, Hold, Job, JobId, LeaseRef,
     ProviderError, Refused, Room, State, Timestamp,
 };
 
 use crate::{
     absorb, enqueue,
     error::StoreError,
-    exchange, members, order, read,
+    exchange, handout, members, order, read,
     read::Look,
     renew,
     spool::{Shared, Spool},
@@ -100,12 +100,9 @@ impl Source {
         let synced = !give.settle.is_empty();
         let (who, give) = (self.who.clone(), give.clone());
         let bytes = give.settle.len() * size_of::<ganger_core::Settlement>();
-        let answer = self.spool.write(synced, bytes, move |tx| exchange::exchange(tx, &who, &give)).await?;
-        let leased = answer
-            .rows
-            .into_iter()
-            .map(|(index, row, lane)| Leased { index, record: row.record(), entry: row.entry(lane) })
-            .collect();
+        let (mut out, jobs) = handout::handout();
+        let answer = self.spool.write(synced, bytes, move |tx| exchange::exchange(tx, &who, &give, &mut out));
+        let (answer, leased) = jobs.take(answer).await?;
         Ok(Exchanged { stale: answer.stale, leased, more: answer.more })
     }
 

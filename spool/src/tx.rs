@@ -100,8 +100,9 @@ impl<'a> Tx<'a> {
         self.next_seq = None;
     }
 
-    /// Forgets what was read within a step that is rolled back.
-    pub(crate) fn forget(&mut self) {
+    /// Forgets what was read and noted within a step that is rolled back; before it so many jobs had ended.
+    pub(crate) fn forget(&mut self, ended: usize) {
+        self.finished.truncate(ended);
         self.next_seq = None;
         self.lanes.clear();
     }

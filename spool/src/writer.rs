@@ -37,7 +37,7 @@ pub(crate) trait Operation: Send {
     fn synced(&self) -> bool;
     /// Whether somebody still waits for the answer. If not, it is not carried out.
     fn wanted(&self) -> bool;
-    /// Does it, within its own savepoint. May be called again after [`StoreError::Unsynced`].
+    /// Does it; what it did before an error is undone. May be called again after [`StoreError::Unsynced`].
     fn run(&mut self, tx: &mut Tx<'_>) -> Result<(), StoreError>;
     /// Answers.
     fn finish(self: Box<Self>, result: Result<(), StoreError>);
@@ -232,17 +232,28 @@ impl Writer {
         let db = &self.db;
         let mut tx = Tx::new(db, &self.shared, &mut self.lanes, synced);
         let mut results = Vec::with_capacity(operations.len());
+        // One alone needs no savepoint, which would have every page copied before it is changed.
+        let alone = operations.len() == 1;
         for operation in operations.iter_mut() {
-            db.prepare_cached("SAVEPOINT operation")?.execute([])?;
+            if !alone {
+                db.prepare_cached("SAVEPOINT operation")?.execute([])?;
+            }
+            let ended = tx.finished.len();
             let result = operation.run(&mut tx);
             if let Err(error) = &result {
                 if db.is_autocommit() || lost(error) {
                     return Err(result.err().unwrap_or(StoreError::Closed));
                 }
+                tx.forget(ended);
+                if alone {
+                    db.prepare_cached("ROLLBACK")?.execute([])?;
+                    return Ok(vec![result]);
+                }
                 db.prepare_cached("ROLLBACK TO operation")?.execute([])?;
-                tx.forget();
             }
-            db.prepare_cached("RELEASE operation")?.execute([])?;
+            if !alone {
+                db.prepare_cached("RELEASE operation")?.execute([])?;
+            }
             results.push(result);
         }
         prune::prune(&mut tx)?;

@@ -1,5 +1,5 @@
-//! The statements of the disk provider's drain, run straight on SQLite by one thread with no manager: claim a
-//! batch, settle the one before, keep the finished, forget the oldest, in one commit.
+//! The statements of the disk provider's drain, run straight on SQLite by one thread with no manager and with the
+//! provider's settings: claim a batch, settle the one before, keep the finished, forget the oldest, in one commit.
 
 use rusqlite::{Connection, params};
 
@@ -8,7 +8,7 @@ const KEPT_MAX: i64 = 100_000;
 
 /// The columns that the provider reads of each job.
 const COLUMNS: &str = "SELECT seq, lane, priority, rare, cancel, suspect, spent, crashes, capture_output, created_at, \
-                       id, params, name, retries, timeout, run_at, expires_at, due, attempts, reason \
+                       id, params, name, retries, timeout, run_at, expires_at, attempts \
                        FROM job WHERE seq BETWEEN ?1 AND ?2 ORDER BY seq";
 
 /// Drains every ready job of the file in batches of `batch`; answers how many there were.
@@ -19,6 +19,8 @@ pub(crate) fn drain(path: &str, batch: i64) -> rusqlite::Result<u64> {
     let mut db = Connection::open(path)?;
     db.pragma_update(None, "journal_mode", "WAL")?;
     db.pragma_update(None, "synchronous", "FULL")?;
+    db.pragma_update(None, "cache_size", -8000)?;
+    db.pragma_update(None, "wal_autocheckpoint", 2000)?;
     db.set_prepared_statement_cache_capacity(64);
     let mut total = 0;
     let mut last: Option<(i64, i64)> = None;
@@ -69,7 +71,7 @@ fn claim(tx: &Connection, token: i64, batch: i64) -> rusqlite::Result<Option<(i6
 
 /// Ends the jobs of the batch before, keeps their record, and forgets as many of the oldest beyond the number kept.
 fn settle(tx: &Connection, token: i64, (first, end): (i64, i64)) -> rusqlite::Result<()> {
-    tx.prepare_cached("UPDATE job SET state = 3, changed = 1 WHERE seq BETWEEN ?1 AND ?2")?
+    tx.prepare_cached("UPDATE OR FAIL job SET state = 3, changed = 1 WHERE seq BETWEEN ?1 AND ?2")?
         .execute([first, end])?;
     tx.prepare_cached("DELETE FROM claim WHERE incarnation = 1 AND source = 'floor' AND token = ?1")?
         .execute([token])?;
