@@ -19,8 +19,8 @@ use crate::{
 const GROUP_MAX: usize = 256;
 
 /// While another process has the file open, the write lock is left free for [`GAP`] after it was held for
-/// [`HELD_MAX`]: SQLite's busy handler looks every 25 ms in its first 130 ms, later every 50 to 100, and misses
-/// shorter gaps. A little more than 25 ms, because it is late as well.
+/// [`HELD_MAX`] longer than it was free: SQLite's busy handler looks every 25 ms in its first 130 ms, later every 50
+/// to 100, and misses shorter gaps. A little more than 25 ms, because it is late as well.
 const GAP: Duration = Duration::from_millis(30);
 const HELD_MAX: Duration = Duration::from_millis(80);
 
@@ -89,8 +89,7 @@ pub(crate) struct Writer {
     format: i64,
     /// Whether `PRAGMA synchronous` is FULL now.
     full: bool,
-    /// How long the write lock was held since it was last left free for a [`GAP`].
-    held: Duration,
+    turn: Turn,
     /// Whether another process had the file open when that was last looked at.
     visited: bool,
     /// A sync failed: what the log holds is written anew before anything else is.
@@ -111,7 +110,7 @@ impl Writer {
             lanes: Lanes::default(),
             format,
             full: true,
-            held: Duration::ZERO,
+            turn: Turn::default(),
             visited: false,
             distrust: false,
         }
@@ -159,10 +158,7 @@ impl Writer {
 
     /// Leaves the write lock free for a while if another process has the file open and had no chance for long.
     fn leave_room(&mut self, idle: Duration) {
-        if idle >= GAP {
-            self.held = Duration::ZERO;
-        } else if self.held >= HELD_MAX {
-            self.held = Duration::ZERO;
+        if self.turn.is_due(idle) {
             let visited = self.shared.visitors.present();
             if visited != self.visited {
                 self.visited = visited;
@@ -183,7 +179,7 @@ impl Writer {
         match result {
             Ok(results) => {
                 self.shared.changed();
-                self.held += started.elapsed();
+                self.turn.held += started.elapsed();
                 let mut again = Operations::new();
                 for (operation, result) in operations.into_iter().zip(results) {
                     match result {
@@ -277,7 +273,54 @@ impl Writer {
     }
 }
 
+/// Whether it is the others' turn.
+#[derive(Default)]
+struct Turn {
+    /// How much longer the write lock was held than it was free, since it was last left free for a [`GAP`].
+    held: Duration,
+}
+
+impl Turn {
+    /// The lock was free for so long: whether it is to be left free for a [`GAP`] now. Whoever writes now and then
+    /// never comes to that, and would only keep its own next job waiting.
+    fn is_due(&mut self, idle: Duration) -> bool {
+        self.held = if idle >= GAP { Duration::ZERO } else { self.held.saturating_sub(idle) };
+        let due = self.held >= HELD_MAX;
+        if due {
+            self.held = Duration::ZERO;
+        }
+        due
+    }
+}
+
 /// Whether an error means that the whole transaction is gone, not only the operation.
 fn lost(error: &StoreError) -> bool {
     matches!(error, StoreError::Sqlite(error) if schema::is_fatal_to_transaction(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MILLI: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_writer_that_is_mostly_idle_never_stops_for_others() {
+        let mut turn = Turn::default();
+        for _ in 0..10_000 {
+            turn.held += 2 * MILLI;
+            assert!(!turn.is_due(10 * MILLI), "single jobs leave the lock free often enough");
+        }
+    }
+
+    #[test]
+    fn a_full_drain_leaves_the_lock_free_now_and_then() {
+        let mut turn = Turn::default();
+        let mut gaps = 0;
+        for _ in 0..100 {
+            turn.held += 10 * MILLI;
+            gaps += u32::from(turn.is_due(MILLI));
+        }
+        assert_eq!(gaps, 11, "after each 80 ms that it was held longer than it was free");
+    }
 }
