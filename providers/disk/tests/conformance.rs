@@ -2,7 +2,13 @@
 // Code of tests: a panic is how it speaks.
 #![allow(clippy::unwrap_used)]
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
 
 use ganger_conformance::Store;
 use ganger_core::{DynProvider, ProviderContext, ProviderError, Timestamp, erase_provider};
@@ -30,16 +36,21 @@ async fn open(db_name: PathBuf, incarnation: u64) -> Result<Arc<dyn DynProvider>
     Ok(erase_provider(Arc::new(DiskProvider::open(config, &context(incarnation)).await?)))
 }
 
-/// A file in a folder of its own.
-struct File(tempfile::TempDir);
+/// A file in a folder of its own, and in another after each kill.
+struct File {
+    folder: tempfile::TempDir,
+    kills: AtomicU32,
+}
 
 impl File {
     fn new() -> Self {
-        File(tempfile::tempdir().unwrap())
+        File { folder: tempfile::tempdir().unwrap(), kills: AtomicU32::new(0) }
     }
 
     fn path(&self) -> PathBuf {
-        self.0.path().join("ganger.db")
+        let folder = self.folder.path().join(self.kills.load(Ordering::Relaxed).to_string());
+        std::fs::create_dir_all(&folder).unwrap();
+        folder.join("ganger.db")
     }
 }
 
@@ -48,8 +59,19 @@ impl Store for File {
         open(self.path(), incarnation).await.unwrap()
     }
 
+    /// Goes on with what processes killed now would leave: the file and its log, and nobody who holds a lock.
+    async fn kill(&self) -> bool {
+        let before = self.path();
+        self.kills.fetch_add(1, Ordering::Relaxed);
+        for suffix in ["", "-wal"] {
+            let beside = |path: &PathBuf| PathBuf::from(format!("{}{suffix}", path.display()));
+            std::fs::copy(beside(&before), beside(&self.path())).unwrap();
+        }
+        true
+    }
+
     async fn open_out_of_reach(&self) -> Option<ProviderError> {
-        open(self.0.path().join("no such folder/ganger.db"), 1).await.err()
+        open(self.folder.path().join("no such folder/ganger.db"), 1).await.err()
     }
 
     async fn open_newer_format(&self) -> Option<(ProviderError, bool)> {
