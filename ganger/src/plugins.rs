@@ -13,6 +13,8 @@ pub const PLUGINS: &[Plugin] = &[
     ganger_provider_http::PLUGIN,
     #[cfg(feature = "provider-memory")]
     ganger_provider_memory::PLUGIN,
+    #[cfg(feature = "provider-redis")]
+    ganger_provider_redis::PLUGIN,
     #[cfg(feature = "worker-cli")]
     ganger_worker_cli::PLUGIN,
     #[cfg(feature = "worker-disk")]

@@ -1,0 +1,94 @@
+-- Extends exactly the items named; the others of a named claim are ready again.
+--
+-- KEYS[1]  see head.lua
+-- ARGV     1 format, 2 manager, 3 its beat, 4 lease in ms; then token, bits of the items named for each claim
+-- Answers  for each claim `=` (all held, none cancelled), or bits of those held and then as many bytes of bits of
+--          those that shall be cancelled
+despite_oom()
+local meta = call('HMGET', K .. 'meta', 'oldest', 'seen', 'hold')
+local refused = refusal(meta[1])
+if refused then
+  return refused
+end
+founded(meta[1])
+local now, lease = now_ms(), tonumber(ARGV[4])
+seen_at(now, lease, meta[2], meta[3])
+call('HSET', K .. 'beats', ARGV[2], ARGV[3])
+call('ZADD', K .. 'beats:at', now + lease, ARGV[2])
+for _, gone in ipairs(call('ZRANGEBYSCORE', K .. 'beats:at', '-inf', now, 'LIMIT', 0, 100)) do
+  call('HDEL', K .. 'beats', gone)
+  call('ZREM', K .. 'beats:at', gone)
+end
+
+local tokens = {}
+for i = 5, #ARGV, 2 do
+  tokens[#tokens + 1] = ARGV[i]
+end
+if #tokens == 0 then
+  return {}
+end
+local values = call('HMGET', K .. 'open', unpack(tokens))
+local cancels = call('HLEN', K .. 'cancel') > 0
+local answers, extend, releases = {}, {}, {}
+
+local function cancel_bits(token, open)
+  local bits = {}
+  for i = 1, #open do
+    local value = 0
+    for k = 0, 7 do
+      local index = (i - 1) * 8 + k
+      if floor(byte(open, i) / 2 ^ k) % 2 == 1 and call('HEXISTS', K .. 'cancel', token .. '/' .. index) == 1 then
+        value = value + 2 ^ k
+      end
+    end
+    bits[i] = string.char(value)
+  end
+  return table.concat(bits)
+end
+
+for i, token in ipairs(tokens) do
+  local value, named = values[i], ARGV[4 + 2 * i]
+  if not value then
+    answers[i] = string.rep('\0', 2 * #named)
+  else
+    extend[#extend + 1] = now + lease
+    extend[#extend + 1] = token
+    local open = sub(value, HEAD_LEN + 1)
+    local same = open == named .. string.rep('\0', #open - #named)
+    if same and not cancels then
+      answers[i] = '='
+    else
+      local held = {}
+      for k = 1, #named do
+        held[k] = string.char(bit.band(byte(open, k) or 0, byte(named, k)))
+      end
+      held = table.concat(held)
+      answers[i] = held .. (cancels and cancel_bits(token, held) or string.rep('\0', #held))
+    end
+    local claim = read_claim(token, value)
+    claims[token] = claim
+    if not same then
+      for index = 0, #open * 8 - 1 do
+        local at = floor(index / 8) + 1
+        local is_named = floor((byte(named, at) or 0) / 2 ^ (index % 8)) % 2 == 1
+        if not is_named and is_open(claim, index) then
+          releases[#releases + 1] = { e = envelope_of(claim, index), seq = seq_of(token), index = index }
+          shut(claim, index)
+        end
+      end
+    end
+    if not claim.dirty and claim.packed > 1 and popcount(open) * 2 <= claim.packed then
+      bytes_of(claim)
+      claim.dirty = true
+    end
+  end
+end
+if #extend > 0 then
+  call('ZADD', K .. 'leases', unpack(extend))
+end
+release_all(releases)
+flush()
+if rings then
+  call('PUBLISH', K .. 'bell', '')
+end
+return answers

@@ -1,0 +1,39 @@
+-- Makes a job that has ended ready again, or a scheduled one due now.
+--
+-- KEYS[1]  see head.lua
+-- ARGV     1 format, 2 id, 3 the record of its end as it was read, or '' for a scheduled one, 4 its type, 5 its digest
+--          if its id is indexed, 6 its envelope (new; for a scheduled one as it is)
+-- Answers  1 if it changed something
+despite_oom()
+local refused = refusal(call('HGET', K .. 'meta', 'oldest'))
+if refused then
+  return refused
+end
+local id, record, kind, digest, item = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+if record == '' then
+  if not call('ZSCORE', K .. 'due', item) then
+    return 0
+  end
+  call('ZADD', K .. 'due', now_ms(), item)
+  call('PUBLISH', K .. 'bell', '')
+  return 1
+end
+if call('HGET', K .. 'ends', id) ~= record then
+  return 0
+end
+call('HDEL', K .. 'ends', id)
+call('HDEL', K .. 'handled', id)
+call('ZREM', K .. 'forget', id)
+if item == '' then
+  -- It waits still: only the mark goes.
+  call('HDEL', K .. 'marks', id)
+else
+  if digest ~= '' then
+    call('HSET', K .. 'ids', id, digest)
+    call('HSET', K .. 'state', id, 'r')
+  end
+  call('SADD', K .. 'types', kind)
+  call('RPUSH', K .. 'lane:' .. kind, item)
+end
+call('PUBLISH', K .. 'bell', '')
+return 1

@@ -1,0 +1,193 @@
+//! Options of the redis provider.
+
+use ganger_core::Secret;
+use redis::{Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo, RedisError};
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer};
+
+/// Options of the redis provider.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RedisConfig {
+    /// Where Redis is: `redis://[USER[:PASSWORD]@]HOST[:PORT][/DATABASE]`, `rediss://…` with TLS, or
+    /// `unix:///PATH[?db=DATABASE]`. Instead of `host` and `port`.
+    pub url: Option<Secret>,
+    /// The host that Redis runs on.
+    pub host: String,
+    /// The port that Redis listens on, as a number or a text.
+    #[serde(deserialize_with = "port")]
+    #[schemars(with = "PortText")]
+    pub port: u16,
+    /// The list that producers push their jobs on; or several, read in this order; or several with weights,
+    /// `[{ list = "urgent", weight = 3 }, { list = "bulk", weight = 1 }]`, of which one with weight 3 comes first
+    /// three times as often as one with weight 1.
+    pub job_list: Lists,
+    /// Moves jobs to disk while Redis is over its memory limit. Not supported yet: `true` is refused.
+    pub dump_on_limit: bool,
+    /// The limit for `dump_on_limit`; without that it has no effect.
+    pub memory_limit: Option<String>,
+}
+
+impl Default for RedisConfig {
+    fn default() -> Self {
+        RedisConfig {
+            url: None,
+            host: "localhost".into(),
+            port: 6379,
+            job_list: Lists::One("job_list".into()),
+            dump_on_limit: false,
+            memory_limit: None,
+        }
+    }
+}
+
+/// A port, as GoWorker's configs write it (a text) or as a number.
+#[derive(Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "it is the schema of what `port` reads")]
+enum PortText {
+    Number(u16),
+    Text(String),
+}
+
+fn port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {
+    struct Port;
+    impl serde::de::Visitor<'_> for Port {
+        type Value = u16;
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a port, 1 to 65535")
+        }
+        fn visit_u64<E: serde::de::Error>(self, port: u64) -> Result<u16, E> {
+            u16::try_from(port).ok().filter(|port| *port > 0).ok_or_else(|| E::custom("a port is 1 to 65535"))
+        }
+        fn visit_i64<E: serde::de::Error>(self, port: i64) -> Result<u16, E> {
+            self.visit_u64(u64::try_from(port).unwrap_or(0))
+        }
+        fn visit_str<E: serde::de::Error>(self, port: &str) -> Result<u16, E> {
+            self.visit_u64(port.trim().parse().unwrap_or(0))
+        }
+    }
+    deserializer.deserialize_any(Port)
+}
+
+/// The producers' lists.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Lists {
+    /// One list.
+    One(String),
+    /// Several, the first one first.
+    Strict(Vec<String>),
+    /// Several, by turns according to their weights.
+    Weighted(Vec<WeightedList>),
+}
+
+/// One of several lists that are read by turns.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WeightedList {
+    /// The list's name.
+    pub list: String,
+    /// How often it comes first, beside the others.
+    pub weight: u32,
+}
+
+impl RedisConfig {
+    /// The lists' names, in order.
+    pub(crate) fn lists(&self) -> Vec<String> {
+        match &self.job_list {
+            Lists::One(name) => vec![name.clone()],
+            Lists::Strict(names) => names.clone(),
+            Lists::Weighted(lists) => lists.iter().map(|one| one.list.clone()).collect(),
+        }
+    }
+
+    /// Their weights, where they have some.
+    pub(crate) fn weights(&self) -> Option<Vec<u32>> {
+        match &self.job_list {
+            Lists::Weighted(lists) => Some(lists.iter().map(|one| one.weight).collect()),
+            _ => None,
+        }
+    }
+
+    /// What is wrong with it.
+    pub(crate) fn fault(&self) -> Option<String> {
+        let lists = self.lists();
+        let mut seen = std::collections::HashSet::new();
+        if lists.is_empty() || lists.iter().any(String::is_empty) {
+            return Some("option `job_list`: the name of a list is expected".into());
+        }
+        if let Some(twice) = lists.iter().find(|name| !seen.insert(name.as_str())) {
+            return Some(format!("option `job_list`: `{twice}` is named twice"));
+        }
+        if self.weights().is_some_and(|weights| weights.contains(&0)) {
+            return Some(
+                "option `job_list`: a weight is at least 1; leave a list out that is not to be read".into(),
+            );
+        }
+        self.dump_on_limit.then(|| {
+            "option `dump_on_limit`: not supported yet; set it to false, and Redis's `maxmemory` so that \
+             producers are refused in time"
+                .into()
+        })
+    }
+
+    /// A client, not yet connected.
+    pub(crate) fn client(&self) -> Result<Client, RedisError> {
+        let info = match &self.url {
+            Some(url) => url.reveal().into_connection_info()?,
+            None => ConnectionAddr::Tcp(self.host.clone(), self.port)
+                .into_connection_info()?
+                .set_redis_settings(RedisConnectionInfo::default()),
+        };
+        if let ConnectionAddr::TcpTls { .. } = info.addr() {
+            // One that the program has chosen already stays.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+        }
+        Client::open(named(info))
+    }
+}
+
+/// The connection under ganger's name, as `CLIENT LIST` shows it.
+fn named(info: ConnectionInfo) -> ConnectionInfo {
+    let settings = info.redis_settings().clone().set_lib_name("ganger", env!("CARGO_PKG_VERSION"));
+    info.set_redis_settings(settings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &str) -> Result<RedisConfig, serde_json::Error> {
+        serde_json::from_str(json)
+    }
+
+    #[test]
+    fn reads_goworkers_options() {
+        let config =
+            read(r#"{"host":"h","port":"6380","job_list":"jobs","dump_on_limit":false,"memory_limit":"2G"}"#)
+                .unwrap();
+        assert_eq!((config.host.as_str(), config.port, config.lists()), ("h", 6380, vec!["jobs".to_owned()]));
+        assert_eq!(read(r#"{"port":6381}"#).unwrap().port, 6381);
+        assert!(read(r#"{"port":"0"}"#).is_err());
+        assert!(read(r#"{"hots":"h"}"#).unwrap_err().to_string().contains("hots"));
+    }
+
+    #[test]
+    fn several_lists_have_an_order_or_weights() {
+        let strict = read(r#"{"job_list":["a","b"]}"#).unwrap();
+        assert_eq!((strict.lists().len(), strict.weights()), (2, None));
+        let weighted = read(r#"{"job_list":[{"list":"a","weight":3},{"list":"b","weight":1}]}"#).unwrap();
+        assert_eq!(weighted.weights(), Some(vec![3, 1]));
+        assert!(read(r#"{"job_list":["a","a"]}"#).unwrap().fault().unwrap().contains("twice"));
+        assert!(read(r#"{"job_list":[]}"#).unwrap().fault().is_some());
+        assert!(read(r#"{"job_list":[{"list":"a","weight":0}]}"#).unwrap().fault().is_some());
+    }
+
+    #[test]
+    fn a_password_in_the_url_is_printed_nowhere() {
+        let config = read(r#"{"url":"redis://user:canary@localhost/1"}"#).unwrap();
+        assert!(!format!("{config:?}").contains("canary"));
+        assert!(config.client().is_ok());
+    }
+}

@@ -1,0 +1,107 @@
+//! What Redis's errors mean to a manager.
+
+use ganger_core::ProviderError;
+use redis::{ErrorKind, RedisError, ServerErrorKind};
+
+/// Why a call has no answer.
+#[derive(Debug)]
+pub(crate) enum CallError {
+    /// Redis, or the way to it, says no.
+    Redis(RedisError),
+    /// Nothing came in time: whether it was carried out is unknown.
+    Late,
+    /// The answer is none that ganger's scripts give.
+    Strange(&'static str),
+    /// The provider is closed.
+    Closed,
+}
+
+impl From<RedisError> for CallError {
+    fn from(error: RedisError) -> Self {
+        CallError::Redis(error)
+    }
+}
+
+impl CallError {
+    /// Whether the connection is of no more use.
+    pub(crate) fn is_of_connection(&self) -> bool {
+        match self {
+            CallError::Redis(error) => {
+                error.is_io_error()
+                    || error.is_connection_dropped()
+                    || error.is_timeout()
+                    || error.is_unrecoverable_error()
+                    // A server that became a replica: its name may lead to the new master.
+                    || error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
+            }
+            CallError::Late => true,
+            CallError::Strange(_) | CallError::Closed => false,
+        }
+    }
+
+    /// Whether the same call again, under the same token, may find an answer at once.
+    pub(crate) fn is_unknown_outcome(&self) -> bool {
+        self.is_of_connection()
+    }
+
+    pub(crate) fn is_no_script(&self) -> bool {
+        matches!(self, CallError::Redis(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript))
+    }
+
+    /// Whether Redis is over its memory limit, so that nothing was stored.
+    pub(crate) fn is_out_of_memory(&self) -> bool {
+        self.code() == Some("OOM") || self.says("OOM command not allowed")
+    }
+
+    fn code(&self) -> Option<&str> {
+        match self {
+            CallError::Redis(error) => error.code(),
+            _ => None,
+        }
+    }
+
+    fn says(&self, words: &str) -> bool {
+        matches!(self, CallError::Redis(error) if error.detail().is_some_and(|detail| detail.contains(words)))
+    }
+
+    /// The same for the manager: what failed, on what, why, and whether trying again can help.
+    pub(crate) fn at(self, server: &str, doing: &str) -> ProviderError {
+        let what = format!("redis at {server}: {doing}");
+        match &self {
+            CallError::Late => return ProviderError::transient(format!("{what}: no answer in time")),
+            CallError::Closed => return ProviderError::transient(format!("{what}: the provider is closed")),
+            CallError::Strange(why) => {
+                return ProviderError::transient(format!(
+                    "{what}: an answer that ganger does not know: {why}"
+                ));
+            }
+            CallError::Redis(_) => {}
+        }
+        if let Some("GANGERFORMAT") = self.code() {
+            let CallError::Redis(error) = self else { return ProviderError::transient(what) };
+            return ProviderError::refused(format!(
+                "{what}: the jobs there are of format {}, which this version of ganger cannot read: use a newer one",
+                error.detail().unwrap_or("?")
+            ));
+        }
+        let hint = match self.code() {
+            Some("NOAUTH") => "; give the user and password in `url`",
+            Some("WRONGPASS") => "; the user or password in `url` is wrong",
+            Some("NOPERM") => "; the user needs the commands that the provider's page lists",
+            Some("WRONGTYPE") => "; `job_list` must name a list, or nothing yet",
+            Some("LOADING") => "; it reads its data set, and will answer when it is done",
+            Some("BUSY") => "; a script of another program holds it",
+            Some("READONLY") => "; it is a replica, and jobs need the master",
+            Some("MISCONF") => "; it cannot save its data set and so takes no writes: look at its log",
+            Some("OOM") => "; it is over its `maxmemory`",
+            _ => "",
+        };
+        let CallError::Redis(error) = self else { return ProviderError::transient(what) };
+        let fatal = matches!(error.code(), Some("NOAUTH" | "WRONGPASS" | "NOPERM" | "WRONGTYPE"))
+            || matches!(error.kind(), ErrorKind::AuthenticationFailed | ErrorKind::InvalidClientConfig)
+            || error.detail().is_some_and(|detail| detail.contains("WRONGTYPE"));
+        // The library's words may hold the address, never the password.
+        let message = format!("{what}: {error}{hint}");
+        if fatal { ProviderError::fatal(message) } else { ProviderError::transient(message) }
+    }
+}

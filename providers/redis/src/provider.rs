@@ -1,0 +1,105 @@
+//! The calls of the contract.
+
+use std::{sync::Arc, time::Duration};
+
+use ganger_core::{
+    Admin, Beat, Capabilities, Exchange, Exchanged, Hold, LeaseRef, Provider, ProviderContext, ProviderError,
+    Room, Sink,
+};
+use redis::Value;
+use tokio::time::timeout;
+
+use crate::{RedisConfig, error::CallError, script::PEEK, store::Store};
+
+/// How long a wait lasts at most before it looks again.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// Jobs in Redis.
+pub struct RedisProvider {
+    store: Arc<Store>,
+}
+
+impl RedisProvider {
+    /// What of the server's settings may lose jobs, in words: no persistence, snapshots alone, eviction. It is logged
+    /// when the store is opened. May be dropped at any time.
+    pub async fn warnings(&self) -> Vec<String> {
+        self.store.settings_that_lose().await
+    }
+}
+
+impl Provider for RedisProvider {
+    const NAME: &'static str = "redis";
+    const CAPABILITIES: Capabilities = Capabilities {
+        filter: true,
+        schedule: true,
+        repeat: true,
+        follow: true,
+        sink: true,
+        admin: true,
+        durable: true,
+        ..Capabilities::NONE
+    };
+    type Config = RedisConfig;
+
+    async fn open(config: RedisConfig, cx: &ProviderContext) -> Result<Self, ProviderError> {
+        let store = Arc::new(Store::new(&config, cx)?);
+        store.check_opening(cx.existing_only).await?;
+        Ok(RedisProvider { store })
+    }
+
+    async fn wait(&self, room: &Room) -> Result<(), ProviderError> {
+        let signals = &self.store.bell.signals;
+        let mut rung = std::pin::pin!(signals.work.notified());
+        // Armed before the look, so that a bell in between is not missed.
+        rung.as_mut().enable();
+        let _waiting = self.store.bell.waiting();
+        let pause =
+            self.store.peek(room).await.map_err(|error| self.store.error("waiting for work", error))?;
+        if !pause.is_zero() {
+            // Either way, an exchange may find work.
+            let _ = timeout(pause, rung).await;
+        }
+        Ok(())
+    }
+
+    async fn exchange(&self, give: &Exchange) -> Result<Exchanged, ProviderError> {
+        self.store.exchange(give).await.map_err(|error| self.store.error("exchanging jobs", error))
+    }
+
+    async fn renew(&self, beat: &Beat, held: &[LeaseRef]) -> Result<Vec<Hold>, ProviderError> {
+        self.store.renew(beat, held).await.map_err(|error| self.store.error("renewing leases", error))
+    }
+
+    async fn close(&self) -> Result<(), ProviderError> {
+        self.store.close().await;
+        Ok(())
+    }
+
+    fn sink(self: &Arc<Self>) -> Option<Arc<dyn Sink>> {
+        Some(self.store.clone())
+    }
+
+    fn admin(self: &Arc<Self>) -> Option<Arc<dyn Admin>> {
+        Some(self.store.clone())
+    }
+}
+
+impl Store {
+    /// How long there is surely nothing for this room; zero if there may be something now.
+    async fn peek(&self, room: &Room) -> Result<Duration, CallError> {
+        if room.is_none() {
+            return Ok(WAIT_MAX);
+        }
+        let mut call = self.script_on_lists(&PEEK);
+        call.arg(u8::from(room.suspect)).arg(u8::from(room.crashed)).arg(self.turn());
+        for of in room.types.iter().filter(|of| of.jobs > 0) {
+            call.arg(of.kind.as_str());
+        }
+        match call.send(&self.work).await? {
+            Value::Int(millis) => {
+                Ok(u64::try_from(millis).map_or(WAIT_MAX, Duration::from_millis).min(WAIT_MAX))
+            }
+            _ => Err(CallError::Strange("the form of a look's answer")),
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! The scripts, each one atomic step at the server.
+
+use std::sync::LazyLock;
+
+use redis::{Cmd, Value};
+
+use crate::{error::CallError, link::Link};
+
+/// The format of what ganger stores in Redis.
+pub(crate) const FORMAT: u32 = 1;
+
+/// A script, called by the hash of its text.
+pub(crate) struct Script {
+    text: String,
+    sha: String,
+}
+
+macro_rules! script {
+    ($name:ident, $($part:literal),+) => {
+        pub(crate) static $name: LazyLock<Script> =
+            LazyLock::new(|| Script::new([$(include_str!(concat!("../lua/", $part))),+].concat()));
+    };
+}
+
+script!(EXCHANGE, "head.lua", "claims.lua", "exchange.lua");
+script!(RENEW, "head.lua", "claims.lua", "renew.lua");
+script!(PEEK, "head.lua", "claims.lua", "peek.lua");
+script!(ENQUEUE, "head.lua", "enqueue.lua");
+script!(ORDER, "head.lua", "claims.lua", "order.lua");
+script!(RETRY, "head.lua", "claims.lua", "retry.lua");
+
+/// A script call, packed once and sent as often as needed.
+pub(crate) struct Call {
+    script: &'static Script,
+    command: Cmd,
+}
+
+impl Script {
+    fn new(text: String) -> Self {
+        let sha = redis::Script::new(&text).get_hash().to_owned();
+        Script { text, sha }
+    }
+
+    /// A call on these keys; its first argument is the format.
+    pub(crate) fn on<'a>(&'static self, keys: impl ExactSizeIterator<Item = &'a str>) -> Call {
+        let mut command = redis::cmd("EVALSHA");
+        command.arg(&self.sha).arg(keys.len());
+        for key in keys {
+            command.arg(key);
+        }
+        command.arg(FORMAT);
+        Call { script: self, command }
+    }
+}
+
+impl Call {
+    /// Adds an argument.
+    pub(crate) fn arg(&mut self, arg: impl redis::ToRedisArgs) -> &mut Self {
+        self.command.arg(arg);
+        self
+    }
+
+    /// Calls it; a server that does not know the script (any more) is told it first.
+    pub(crate) async fn send(&self, link: &Link) -> Result<Value, CallError> {
+        match link.call(&self.command).await {
+            Err(error) if error.is_no_script() => {
+                link.call(redis::cmd("SCRIPT").arg("LOAD").arg(&self.script.text)).await?;
+                link.call(&self.command).await
+            }
+            answer => answer,
+        }
+    }
+}

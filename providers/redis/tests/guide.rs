@@ -1,0 +1,130 @@
+//! What the guide's page says to type works as it says.
+// Code of tests: a panic is how it speaks.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::{os::unix::fs::PermissionsExt, process::Command};
+
+use ganger_core::{Entry, Exchange, Job, Provider, Token};
+use ganger_provider_redis::{RedisConfig, RedisProvider};
+use ganger_testkit::server::Redis;
+use redis::cmd;
+use support::{context, crew::any, durable, open_with, run};
+
+const PAGE: &str = include_str!("../../../docs/guide/redis.md");
+
+/// The page's blocks of code in a language.
+fn blocks(language: &str) -> Vec<String> {
+    let fence = format!("```{language}\n");
+    PAGE.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
+}
+
+/// Runs a shell's commands with `redis-cli` on a test's server.
+fn shell(redis: &Redis, script: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let cli = folder.path().join("redis-cli");
+    let path = std::env::var("PATH").unwrap();
+    std::fs::write(&cli, format!("#!/bin/sh\nPATH='{path}' exec redis-cli -p {} \"$@\"\n", redis.port()))
+        .unwrap();
+    std::fs::set_permissions(&cli, PermissionsExt::from_mode(0o755)).unwrap();
+    let path = format!("{}:{path}", folder.path().display());
+    let status = Command::new("sh").arg("-ec").arg(script).env("PATH", path).status().unwrap();
+    assert!(status.success(), "{script}");
+}
+
+async fn leased(redis: &Redis, list: &str) -> Vec<Job> {
+    let options = serde_json::json!({"host": "127.0.0.1", "port": redis.port(), "job_list": list});
+    let provider = open_with(options, 7).await.unwrap();
+    let mut room = any(10);
+    room.types[0].kind = "cli".into();
+    let token = Token { incarnation: 7, seq: 1 };
+    let give = Exchange { token, settle: Vec::new(), room, lease: std::time::Duration::from_secs(60) };
+    let leased = provider.exchange(&give).await.unwrap().leased;
+    let read = |entry| match entry {
+        Entry::Raw(bytes) => Job::from_json(&bytes).unwrap(),
+        other => panic!("{other:?}"),
+    };
+    leased.into_iter().map(|one| read(one.entry)).collect()
+}
+
+#[test]
+fn the_quick_start_pushes_a_job() {
+    ganger_conformance::run(async {
+        let redis = durable();
+        let push = blocks("sh")[0].lines().find(|line| line.starts_with("redis-cli")).unwrap().to_owned();
+        shell(&redis, &push);
+        let jobs = leased(&redis, "job_list").await;
+        assert_eq!((jobs.len(), jobs[0].kind.as_str()), (1, "cli"));
+        assert_eq!(jobs[0].params_text(), r#"{"command":"echo","params":["hello"]}"#);
+    });
+}
+
+#[test]
+fn jobs_of_goworkers_interrupted_runs_are_brought_back() {
+    ganger_conformance::run(async {
+        let redis = durable();
+        for n in 0..3 {
+            let key = format!("tmp_job:value:{n}");
+            run(&redis, cmd("SET").arg(key).arg(format!(r#"{{"type":"cli.cli","name":"{n}"}}"#)));
+        }
+        let recover = blocks("sh").into_iter().find(|block| block.contains("tmp_job")).unwrap();
+        shell(&redis, &recover);
+        let jobs = leased(&redis, "job_list").await;
+        let mut names: Vec<_> = jobs.iter().map(|job| job.name.clone().unwrap().to_string()).collect();
+        names.sort();
+        assert_eq!(names, ["0", "1", "2"]);
+        let left: i64 = redis::from_redis_value(run(&redis, cmd("EXISTS").arg("tmp_job:value:0"))).unwrap();
+        assert_eq!(left, 0);
+    });
+}
+
+#[test]
+fn several_lists_are_read_in_their_order_or_by_weights() {
+    ganger_conformance::run(async {
+        let redis = durable();
+        let lists = ["urgent", "bulk"];
+        for list in lists {
+            for n in 0..40 {
+                let job = format!(r#"{{"type":"test","name":"{list}{n}"}}"#);
+                run(&redis, cmd("RPUSH").arg(list).arg(job));
+            }
+        }
+        let claims = async |options: serde_json::Value, incarnation: u64, claims: u64| {
+            let provider = open_with(options, incarnation).await.unwrap();
+            let mut names = Vec::new();
+            for seq in 1..=claims {
+                let token = Token { incarnation, seq };
+                let lease = std::time::Duration::from_secs(60);
+                let give = Exchange { token, settle: Vec::new(), room: any(2), lease };
+                let leased = provider.exchange(&give).await.unwrap().leased;
+                names.extend(leased.iter().map(ganger_conformance::label));
+            }
+            let urgent = names.iter().filter(|name| name.starts_with("urgent")).count();
+            (urgent, names.len() - urgent)
+        };
+        let weights = serde_json::json!([{"list": "urgent", "weight": 3}, {"list": "bulk", "weight": 1}]);
+        let weighted = serde_json::json!({"url": redis.url(), "job_list": weights});
+        assert_eq!(claims(weighted, 7, 8).await, (12, 4));
+        let strict = serde_json::json!({"url": redis.url(), "job_list": lists});
+        assert_eq!(claims(strict, 8, 16).await, (28, 4));
+    });
+}
+
+#[test]
+fn settings_that_lose_jobs_are_warned_of() {
+    ganger_conformance::run(async {
+        let redis = durable();
+        let config =
+            || -> RedisConfig { serde_json::from_value(serde_json::json!({"url": redis.url()})).unwrap() };
+        let warnings = async || RedisProvider::open(config(), &context(7)).await.unwrap().warnings().await;
+        assert_eq!(warnings().await, Vec::<String>::new());
+        run(&redis, cmd("CONFIG").arg("SET").arg("maxmemory-policy").arg("allkeys-lru"));
+        run(&redis, cmd("CONFIG").arg("SET").arg("appendonly").arg("no"));
+        let told = warnings().await;
+        assert!(
+            told.len() == 2 && told[0].contains("noeviction") && told[1].contains("appendonly yes"),
+            "{told:?}"
+        );
+    });
+}
