@@ -13,6 +13,7 @@ mod line;
 mod manager;
 mod meter;
 mod nginx;
+mod redis;
 mod store;
 
 use std::process::ExitCode;
@@ -20,7 +21,7 @@ use std::process::ExitCode;
 pub use figure::{Figure, Stretch};
 
 /// The names of the benches, in the order in which they run.
-pub const NAMES: [&str; 4] = ["manager", "disk", "cli", "http"];
+pub const NAMES: [&str; 5] = ["manager", "disk", "redis", "cli", "http"];
 
 /// How a bench is run.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +64,7 @@ pub fn run(name: Option<&str>, options: Options) -> Result<(), String> {
         match name {
             "manager" => manager::run(options)?,
             "disk" => disk::run(options)?,
+            "redis" => redis::run(options)?,
             "cli" => cli::run(options)?,
             _ => http::run(options)?,
         }
