@@ -88,6 +88,7 @@ fn help_says_what_there_is() {
         &["job", "ls", "--help"],
         &["job", "retry", "--help"],
         &["job", "wait", "--help"],
+        &["job", "cancel", "--help"],
         &["dead", "--help"],
         &["check", "--help"],
         &["plugin", "--help"],
@@ -234,6 +235,58 @@ fn once_says_which_lines_it_refused() {
 }
 
 #[test]
+fn once_tells_machines_what_happened() {
+    let place = Place::new();
+    let jobs = [
+        r#"{"type":"cli","id":"good","params":{"command":"true"}}"#,
+        r#"{"type":"cli","id":"bad","params":{"command":"false"}}"#,
+        r#"{"type":"cli","id":"later","params":{"command":"true"},"delay":"1h"}"#,
+    ];
+    fs::write(place.path().join("jobs.jsonl"), jobs.join("\n")).unwrap();
+    let told = place.run(&["run", "--once", "--jobs", "jobs.jsonl", "--json"]);
+    assert_eq!(told.code, 1, "{}{}", told.out, told.err);
+    let told: serde_json::Value = serde_json::from_str(&told.out).unwrap();
+    assert_eq!(
+        (told["stored"].as_u64(), told["by_type"]["cli"]["done"].as_u64()),
+        (Some(3), Some(1)),
+        "{told}"
+    );
+    assert_eq!(
+        (told["dead"][0]["id"].as_str(), told["left"][0]["count"].as_u64()),
+        (Some("bad"), Some(1)),
+        "{told}"
+    );
+}
+
+#[test]
+fn every_command_has_examples_and_json() {
+    let place = Place::new();
+    for args in [
+        "run",
+        "enqueue",
+        "job ls",
+        "job show",
+        "job logs",
+        "job wait",
+        "job retry",
+        "job cancel",
+        "job rm",
+        "dead ls",
+        "dead show",
+        "dead retry",
+        "dead purge",
+        "check",
+        "plugin ls",
+        "plugin show",
+        "bench",
+    ] {
+        let words: Vec<&str> = args.split(' ').chain(["--help"]).collect();
+        let help = place.run(&words).out;
+        assert!(help.contains("Example") && help.contains("--json"), "{args}: {help}");
+    }
+}
+
+#[test]
 fn once_refuses_params_that_no_worker_here_takes() {
     let place = Place::new();
     let jobs = [r#"{"type":"cli","id":"a"}"#, r#"{"type":"knit","params":{"rows":"many"},"id":"b"}"#];
@@ -289,7 +342,11 @@ fn a_job_is_waited_for_shown_and_ordered() {
     assert_eq!(asked.code, 2);
     assert!(asked.err.contains("Retry 1 job?") && asked.err.contains("--yes"), "{}", asked.err);
     assert_eq!(place.run(&["dead", "retry", "--all", "--yes"]).out, "1 job to be run again\n");
-    assert_eq!(place.run(&["job", "cancel", "a"]).code, 0);
+    let cancelled = place.run(&["job", "cancel", "a", "b", "--json"]);
+    assert_eq!(cancelled.code, 1, "{}", cancelled.err);
+    let now =
+        "{\"changed\":1,\"now\":[{\"id\":\"a\",\"state\":\"cancelled\"},{\"id\":\"b\",\"state\":null}]}\n";
+    assert_eq!(cancelled.out, now);
     let again = place.run(&["job", "cancel", "a"]);
     assert_eq!((again.code, again.out.contains("a: is cancelled now")), (1, true), "{}", again.out);
     assert_eq!(place.run(&["job", "rm", "a"]).code, 0);

@@ -12,7 +12,7 @@ use super::{
 };
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  ganger check -c ganger.toml && systemctl reload ganger")]
+#[command(after_help = "Example:\n  ganger check -c ganger.toml && systemctl restart ganger")]
 pub(crate) struct Args {
     /// As JSON
     #[arg(long)]

@@ -14,8 +14,10 @@ use super::{
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     /// List dead letters, newest first
+    #[command(after_help = "Examples:\n  ganger dead ls --type http\n  ganger dead ls --json | jq -r .id")]
     Ls(Ls),
     /// Show all that is known of one
+    #[command(after_help = "Example:\n  ganger dead show 0199f0c2-…")]
     Show(One),
     /// Run them again with their budgets restored
     #[command(
@@ -23,6 +25,9 @@ pub(crate) enum Command {
     )]
     Retry(Selection),
     /// Forget them
+    #[command(
+        after_help = "Examples:\n  ganger dead purge --all\n  ganger dead purge --type cli --error \"exit status 2\" --yes"
+    )]
     Purge(Selection),
 }
 

@@ -57,7 +57,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TIME", requires = "kind")]
     at: Option<Timestamp>,
     /// How often it is run again if it fails
-    #[arg(long, value_name = "N", requires = "kind")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, requires = "kind")]
     retries: Option<u32>,
     /// Longest single run, like `30s`
     #[arg(long, value_name = "DURATION", requires = "kind")]

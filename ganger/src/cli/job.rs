@@ -23,10 +23,15 @@ pub(crate) enum Command {
     )]
     Ls(Ls),
     /// Show all that is known of a job
+    #[command(
+        after_help = "Examples:\n  ganger job show 0199f0c2-…\n  ganger job show nightly-backup --json | jq .attempts"
+    )]
     Show(One),
     /// Print what a job's last run printed
+    #[command(after_help = "Example:\n  ganger job logs 0199f0c2-…")]
     Logs(One),
     /// Wait until jobs have ended; exit 0 if all ended done
+    #[command(after_help = "Example:\n  ganger job wait nightly-backup --timeout 1h && echo backed up")]
     Wait(Wait),
     /// Run ended jobs again with their budgets restored, or scheduled ones now
     #[command(
@@ -34,8 +39,12 @@ pub(crate) enum Command {
     )]
     Retry(Selection),
     /// End jobs: waiting ones at once, running ones by stopping them
+    #[command(
+        after_help = "Examples:\n  ganger job cancel 0199f0c2-…\n  ganger job cancel --queue mail --yes"
+    )]
     Cancel(Selection),
     /// Forget jobs that are not running
+    #[command(after_help = "Examples:\n  ganger job rm 0199f0c2-…\n  ganger job rm --name test --yes")]
     Rm(Selection),
 }
 
@@ -303,28 +312,33 @@ pub(super) async fn order(
         return Ok(Exit::No);
     }
     let changed = if count == 0 { 0 } else { store.ask(admin.order(order, &filter)).await? };
-    out.line(format!("{} {done}", counted(changed, "job")))?;
-    let exit = tell_unchanged(&store, &admin, selection.ids(), changed, out).await?;
+    let is_whole = changed as usize >= selection.ids().len();
+    let named = if is_whole { Vec::new() } else { states_of(&store, &admin, selection.ids()).await? };
     store.close().await;
-    Ok(exit)
+    if selection.json {
+        let named: Vec<_> = named.iter().map(|(id, state)| json!({ "id": id, "state": state })).collect();
+        out.json(&json!({ "changed": changed, "now": named }))?;
+    } else {
+        out.line(format!("{} {done}", counted(changed, "job")))?;
+        for (id, state) in &named {
+            match state {
+                None => out.line(format!("{id}: not known (any more)"))?,
+                Some(state) => out.line(format!("{id}: is {state} now"))?,
+            }
+        }
+    }
+    Ok(if is_whole { Exit::Ok } else { Exit::No })
 }
 
-/// Says of named jobs why the order did not fit them.
-async fn tell_unchanged(
+/// How named jobs are now, where the order did not fit all of them.
+async fn states_of(
     store: &Store,
     admin: &Arc<dyn Admin>,
     ids: &[JobId],
-    changed: u64,
-    out: &mut Out,
-) -> Result<Exit, Failure> {
-    if changed as usize >= ids.len() {
-        return Ok(Exit::Ok);
-    }
+) -> Result<Vec<(JobId, Option<State>)>, Failure> {
+    let mut states = Vec::with_capacity(ids.len());
     for id in ids {
-        match store.ask(admin.show(id)).await? {
-            None => out.line(format!("{id}: not known (any more)"))?,
-            Some(view) => out.line(format!("{id}: is {} now", view.state))?,
-        }
+        states.push((id.clone(), store.ask(admin.show(id)).await?.map(|view| view.state)));
     }
-    Ok(Exit::No)
+    Ok(states)
 }

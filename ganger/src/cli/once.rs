@@ -23,7 +23,11 @@ use ganger_manager::{Manager, Plan, Running};
 
 use crate::{Config, Ports, Signals, plan_of};
 
-use self::{progress::Progress, report::close, watch::Watch};
+use self::{
+    progress::Progress,
+    report::{Closing, close},
+    watch::Watch,
+};
 use super::{
     Context,
     enqueue::{Tally, put_lines},
@@ -33,7 +37,12 @@ use super::{
     store::{Store, find},
 };
 
-pub(super) async fn run(cx: &Context, jobs: Option<PathBuf>, out: &mut Out) -> Result<Exit, Failure> {
+pub(super) async fn run(
+    cx: &Context,
+    jobs: Option<PathBuf>,
+    json: bool,
+    out: &mut Out,
+) -> Result<Exit, Failure> {
     let mut signals = Signals::listen()?;
     let config = cx.config()?;
     for note in &config.notes {
@@ -65,8 +74,7 @@ pub(super) async fn run(cx: &Context, jobs: Option<PathBuf>, out: &mut Out) -> R
     let running = Manager::start(plan).await?;
     let end = until_done(&running, &mut watch, &mut progress, &mut signals).await?;
     progress.clear();
-    let exit = close(&config, &running, &watch, tally.as_ref(), end, out).await?;
-    Ok(exit)
+    close(&config, &running, &watch, Closing { tally: tally.as_ref(), end, json }, out).await
 }
 
 /// Why the work ended.

@@ -16,11 +16,15 @@ use super::{
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     /// List the plugins
+    #[command(after_help = "Example:\n  ganger plugin ls --json | jq -r .name")]
     Ls(Ls),
     /// Show a plugin: what it does, and every option
     #[command(after_help = "Examples:\n  ganger plugin show cli\n  ganger plugin show disk --json | jq")]
     Show(Show),
     /// Print the JSON Schema of a config file, or of one plugin's options
+    #[command(
+        after_help = "Examples:\n  ganger plugin schema > ganger.schema.json\n  ganger plugin schema cli"
+    )]
     Schema(SchemaArgs),
 }
 

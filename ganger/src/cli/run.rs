@@ -29,6 +29,9 @@ pub(crate) struct Args {
     /// Jobs to store and do, one JSON object a line; `-` is standard input
     #[arg(long, value_name = "FILE", requires = "once")]
     jobs: Option<PathBuf>,
+    /// With `--once`: what happened, as JSON
+    #[arg(long, requires = "once")]
+    json: bool,
     /// Print the config that ganger has without a file, and end
     #[arg(long, exclusive = true)]
     print_default_config: bool,
@@ -40,7 +43,7 @@ pub(crate) async fn run(cx: &Context, args: Args, out: &mut Out) -> Result<Exit,
         return Ok(Exit::Ok);
     }
     if args.once {
-        return once::run(cx, args.jobs, out).await;
+        return once::run(cx, args.jobs, args.json, out).await;
     }
     let signals = Signals::listen()?;
     let config = cx.config()?;

@@ -58,6 +58,9 @@ pub(crate) struct Selection {
     /// Do not ask (needed where no one can be asked)
     #[arg(short, long)]
     yes: bool,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
     /// The provider that holds them, by its name in the config
     #[arg(long, value_name = "NAME")]
     pub(crate) provider: Option<String>,

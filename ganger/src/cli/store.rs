@@ -42,7 +42,12 @@ impl Store {
             clock: Arc::new(SystemClock::new()),
             existing_only: access == Access::Existing,
         };
-        Store::opening(&entry.name, open(cx)).await
+        Store::opening(&entry.name, open(cx)).await.map_err(|failure| match access {
+            Access::Existing => {
+                failure.help("name another config with `-c`; `ganger enqueue` and `ganger run` make a store")
+            }
+            Access::Create => failure,
+        })
     }
 
     /// Waits until it is open, but not for ever.

@@ -1,8 +1,9 @@
 //! The closing table: what happened, and what is left.
 
 use anstream::eprintln;
-use ganger_core::{Figures, Filter, JobView, Page, Report, State};
+use ganger_core::{Count, Figures, Filter, JobView, Page, Report, State};
 use ganger_manager::Running;
+use serde_json::{Value, json};
 
 use super::{End, Watch, nobody};
 use crate::{
@@ -13,7 +14,7 @@ use crate::{
         out::Out,
         store::bounded,
         table::{Rows, counted, grouped, took},
-        view::{last_error, shortened},
+        view::{last_error, shortened, view_json},
     },
 };
 
@@ -23,38 +24,78 @@ const DEAD_SHOWN: usize = 10;
 /// How many dead letters are looked through for those of this run.
 const DEAD_SEEN: usize = 10_000;
 
-/// Prints the closing table; the exit code.
+/// What is known at the end besides the stores.
+pub(super) struct Closing<'a> {
+    /// What became of the jobs of the file.
+    pub(super) tally: Option<&'a Tally>,
+    pub(super) end: End,
+    pub(super) json: bool,
+}
+
+/// What the stores tell at the end.
+#[derive(Default)]
+struct Told {
+    dead: Vec<JobView>,
+    /// What has not ended, and why it was not waited for.
+    left: Vec<(Count, String)>,
+}
+
+/// Tells what happened, as tables or as JSON; the exit code.
 pub(super) async fn close(
     config: &Config,
     running: &Running,
     watch: &Watch,
-    tally: Option<&Tally>,
-    end: End,
+    closing: Closing<'_>,
     out: &mut Out,
 ) -> Result<Exit, Failure> {
+    let Closing { tally, end, json } = closing;
     let report = running.status().report();
-    if let Some(tally) = tally {
-        out.line(tally.text())?;
-    }
-    print_done(&report, out)?;
-    // Where a store cannot list its jobs, the figures must do.
-    let mut died = watch.stores.iter().any(|(_, admin)| admin.is_none())
-        && report.by_type.values().any(|figures| figures.dead > 0);
+    let mut told = Told::default();
     for (name, admin) in &watch.stores {
         let Some(admin) = admin else { continue };
-        let dead = dead_of(watch, name, admin).await?;
-        died |= !dead.is_empty();
-        print_dead(&dead, out)?;
-        print_left(config, watch, name, admin, out).await?;
+        told.dead.extend(dead_of(watch, name, admin).await?);
+        told.left.extend(left_of(config, watch, name, admin).await?);
+    }
+    match json {
+        true => out.json_pretty(&as_json(&report, tally, &told))?,
+        false => print(&report, tally, &told, out)?,
     }
     if end == End::Signal {
         out.flush()?;
         eprintln!("stopped by a signal: what had not ended was handed back");
     }
+    // Where a store cannot list its jobs, the figures must do.
+    let died = !told.dead.is_empty()
+        || watch.stores.iter().any(|(_, admin)| admin.is_none())
+            && report.by_type.values().any(|figures| figures.dead > 0);
     Ok(match tally {
         _ if died || end == End::Signal => Exit::No,
         Some(tally) if tally.refused > 0 => Exit::Refused,
         _ => Exit::Ok,
+    })
+}
+
+fn print(report: &Report, tally: Option<&Tally>, told: &Told, out: &mut Out) -> Result<(), Failure> {
+    if let Some(tally) = tally {
+        out.line(tally.text())?;
+    }
+    print_done(report, out)?;
+    print_dead(&told.dead, out)?;
+    print_left(&told.left, out)
+}
+
+fn as_json(report: &Report, tally: Option<&Tally>, told: &Told) -> Value {
+    let left = told.left.iter().map(|(count, why)| {
+        json!({ "type": count.kind, "queue": count.queue, "state": count.state, "count": count.count, "why": why })
+    });
+    json!({
+        "stored": tally.map(|tally| tally.stored),
+        "known": tally.map(|tally| tally.known),
+        "refused": tally.map(|tally| tally.refused),
+        "seconds": report.uptime.as_secs_f64(),
+        "by_type": report.by_type,
+        "dead": told.dead.iter().map(view_json).collect::<Vec<_>>(),
+        "left": left.collect::<Vec<_>>(),
     })
 }
 
@@ -137,16 +178,14 @@ fn print_dead(dead: &[JobView], out: &mut Out) -> Result<(), Failure> {
 }
 
 /// What has not ended, and why it was not waited for.
-async fn print_left(
+async fn left_of(
     config: &Config,
     watch: &Watch,
     name: &str,
     admin: &super::SharedAdmin,
-    out: &mut Out,
-) -> Result<(), Failure> {
-    let counts = bounded(name, admin.counts()).await?;
-    let mut left = Rows::new(out, &["left", "type", "queue", "why"]).right(&[0]);
-    for count in counts.iter().filter(|count| count.count > 0) {
+) -> Result<Vec<(Count, String)>, Failure> {
+    let mut left = Vec::new();
+    for count in bounded(name, admin.counts()).await?.into_iter().filter(|count| count.count > 0) {
         let why = match count.state {
             State::Ready if watch.does(&count.kind) => "not of this run".to_owned(),
             State::Ready => nobody(config),
@@ -155,10 +194,19 @@ async fn print_left(
             State::Running => "held by another ganger".to_owned(),
             _ => continue,
         };
-        left.row([grouped(count.count), count.kind.clone(), count.queue.clone(), why]);
+        left.push((count, why));
     }
-    if !left.is_empty() {
-        out.line("")?;
+    Ok(left)
+}
+
+fn print_left(left: &[(Count, String)], out: &mut Out) -> Result<(), Failure> {
+    if left.is_empty() {
+        return Ok(());
     }
-    left.print(out)
+    out.line("")?;
+    let mut rows = Rows::new(out, &["left", "type", "queue", "why"]).right(&[0]);
+    for (count, why) in left {
+        rows.row([grouped(count.count), count.kind.clone(), count.queue.clone(), why.clone()]);
+    }
+    rows.print(out)
 }
