@@ -146,12 +146,15 @@ fn bulk(options: Options) -> Result<(), String> {
         let meter = Meter::start();
         floor::redis::push(&mut redis, LIST, &entries, BATCH).map_err(fault)?;
         let floor = meter.stop(n);
+        let batches: Vec<Vec<Job>> = (0..n)
+            .step_by(BATCH)
+            .map(|from| (from..n.min(from + BATCH as u64)).map(noop_job).collect())
+            .collect();
         let ours = runtime(1)?.block_on(async {
             let provider = provider(&server).await?;
             let sink = sink(&provider)?;
             let meter = Meter::start();
-            for from in (0..n).step_by(BATCH) {
-                let jobs = (from..n.min(from + BATCH as u64)).map(noop_job).collect();
+            for jobs in batches {
                 enqueue_one_batch(&*sink, jobs).await?;
             }
             Ok::<_, String>(meter.stop(n))

@@ -87,7 +87,7 @@ end
 local function claim_of(token)
   local claim = claims[token]
   if claim == nil then
-    local value = call('HGET', K .. 'open', token)
+    local value = call('HGET', K .. 'claims', token)
     claim = value and read_claim(token, value) or false
     claims[token] = claim
   end
@@ -118,7 +118,7 @@ end
 
 local function items_of(claim)
   if not claim.items then
-    local value = call('HGET', K .. 'items', claim.token)
+    local value = call('HGET', K .. 'claims', claim.token .. 'i')
     claim.items = value and cmsgpack.unpack(value) or {}
   end
   return claim.items
@@ -132,20 +132,24 @@ local function envelope_of(claim, index)
 end
 
 local function free(token)
-  call('HDEL', K .. 'open', token)
-  call('HDEL', K .. 'items', token)
+  call('HDEL', K .. 'claims', token, token .. 'i')
   call('ZREM', K .. 'leases', token)
 end
 
-local function write_claim(claim)
-  local head = struct.pack(HEAD, claim.envelopes, claim.packed, claim.at, claim.indexed)
-  call('HSET', K .. 'open', claim.token, head .. claim.bits)
+-- Writes a claim's head, and its items where they are given.
+local function write_claim(claim, items)
+  local head = struct.pack(HEAD, claim.envelopes, claim.packed, claim.at, claim.indexed) .. claim.bits
+  if items then
+    call('HSET', K .. 'claims', claim.token, head, claim.token .. 'i', items)
+  else
+    call('HSET', K .. 'claims', claim.token, head)
+  end
 end
 
--- Leaves only what is open in a claim of which half is settled, so that a long job pins only itself.
-local function repack(claim, count)
+-- What is open in a claim of which half is settled, packed anew, so that a long job pins only itself.
+local function repacked(claim, count)
   if count * 2 > claim.packed then
-    return
+    return nil
   end
   local open, items = {}, items_of(claim)
   for i = 0, #claim.bits * 8 - 1 do
@@ -154,7 +158,7 @@ local function repack(claim, count)
     end
   end
   claim.packed = count
-  call('HSET', K .. 'items', claim.token, cmsgpack.pack(open))
+  return cmsgpack.pack(open)
 end
 
 local function popcount(bits)
@@ -198,8 +202,7 @@ local function flush()
       end
       if any then
         claim.bits = table.concat(chars)
-        repack(claim, popcount(claim.bits))
-        write_claim(claim)
+        write_claim(claim, repacked(claim, popcount(claim.bits)))
       else
         free(token)
         claims[token] = false
@@ -226,8 +229,7 @@ local function ready(e, in_front)
     local claim = {
       token = 's' .. n, envelopes = 1, packed = 1, at = 0, indexed = e.mark == 'E' and 1 or 0, bits = '\1',
     }
-    write_claim(claim)
-    call('HSET', K .. 'items', claim.token, cmsgpack.pack({ build(e) }))
+    write_claim(claim, cmsgpack.pack({ build(e) }))
     call('ZADD', K .. 'leases', n, claim.token)
     return
   end
@@ -290,7 +292,6 @@ local function seen_at(now, lease, seen, hold)
     hold = now + floor(lease / 3)
     call('HSET', K .. 'meta', 'hold', hold)
   end
-  call('HSET', K .. 'meta', 'seen', now)
   return hold
 end
 

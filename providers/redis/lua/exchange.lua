@@ -12,13 +12,13 @@
 -- Answers    { the stale ones as token/index, 1 if there may be more, how many envelopes come first, when it was
 --            claimed, bits of the open ones, the items packed }
 despite_oom()
-local meta = call('HMGET', K .. 'meta', 'oldest', 'seen', 'hold')
+local manager, token, seq, lease = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+local meta = call('HMGET', K .. 'meta', 'oldest', 'seen', 'hold', 'last:' .. manager)
 local refused = refusal(meta[1])
 if refused then
   return refused
 end
 founded(meta[1])
-local manager, token, seq, lease = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local now = now_ms()
 
 -- What a claim holds that was answered before.
@@ -27,12 +27,11 @@ local function answer(stale, more)
   if not claim then
     return { stale, more, 0, text(now), '', '' }
   end
-  return { stale, more, claim.envelopes, text(claim.at), claim.bits, call('HGET', K .. 'items', token) or '' }
+  return { stale, more, claim.envelopes, text(claim.at), claim.bits, call('HGET', K .. 'claims', token .. 'i') or '' }
 end
 
-local last = call('GET', K .. 'last:' .. manager)
-if last then
-  local newest, more, stale = string.match(last, '^(%d+) (%d)(.*)$')
+if meta[4] then
+  local newest, more, stale = string.match(meta[4], '^(%d+) (%d)(.*)$')
   newest = tonumber(newest)
   if seq == newest then
     local list = {}
@@ -60,7 +59,9 @@ for i = 1, tonumber(ARGV[10]) do
 end
 
 local hold = seen_at(now, lease, meta[2], meta[3])
-local cancels = call('HLEN', K .. 'cancel') > 0
+-- Mostly none of these is there: one look instead of three.
+local rare = call('EXISTS', K .. 'cancel', K .. 'marks', K .. 'due') > 0
+local cancels = rare and call('HLEN', K .. 'cancel') > 0
 local stale, releases = {}, {}
 
 local function settle(token, index, s)
@@ -166,7 +167,7 @@ release_all(releases)
 flush()
 
 -- What is due becomes ready.
-local due = call('ZRANGEBYSCORE', K .. 'due', '-inf', now, 'LIMIT', 0, 500)
+local due = (rare or rings) and call('ZRANGEBYSCORE', K .. 'due', '-inf', now, 'LIMIT', 0, 500) or {}
 for _, item in ipairs(due) do
   call('ZREM', K .. 'due', item)
   local e = parse(item)
@@ -183,51 +184,56 @@ local function forget(ids)
     call('ZREM', K .. 'forget', id)
   end
 end
-forget(call('ZRANGEBYSCORE', K .. 'forget', '-inf', now, 'LIMIT', 0, 100))
-if call('ZCARD', K .. 'forget') > KEEP_MAX and call('ZCOUNT', K .. 'forget', '-inf', '(+inf') > KEEP_MAX then
-  forget(call('ZRANGEBYSCORE', K .. 'forget', '-inf', '(+inf', 'LIMIT', 0, 100))
+if seq % 16 == 0 then
+  forget(call('ZRANGEBYSCORE', K .. 'forget', '-inf', now, 'LIMIT', 0, 1000))
+  if call('ZCARD', K .. 'forget') > KEEP_MAX and call('ZCOUNT', K .. 'forget', '-inf', '(+inf') > KEEP_MAX then
+    forget(call('ZRANGEBYSCORE', K .. 'forget', '-inf', '(+inf', 'LIMIT', 0, 1000))
+  end
 end
 
 -- The claim: envelopes from the lanes, then bytes from the producers' lists.
 local jobs, bytes = tonumber(ARGV[6]), tonumber(ARGV[7])
 local lanes, lists, n, used, indexed = {}, {}, 0, 0, 0
 local full_up, more = false, 0
-local marks = call('HLEN', K .. 'marks') > 0
+local marks = rare and call('HLEN', K .. 'marks') > 0
 
--- Pops from the head of a list, a few at a time, at most `most`; what is too much for the bytes goes back. Answers how
+-- Pops from the head of a list, a part at a time, at most `most`; what is too much for the bytes goes back. Answers how
 -- many it took.
+local n_of = { [lanes] = 0, [lists] = 0 }
 local function pop(key, most, into)
-  local before, step = n, 8
+  local before, step, at = n, 8, n_of[into]
+  local enveloped = into == lanes
   while most > 0 and not full_up do
     local wanted = math.min(step, most)
     local got = call('LPOP', key, wanted)
-    if not got then
-      break
-    end
-    for i = 1, #got do
+    local count = got and #got or 0
+    for i = 1, count do
       local item = got[i]
-      local e = marks and into == lanes and parse(item) or nil
-      if not (marks and dropped(e, item)) then
-        if used + #item > bytes and n > 0 then
-          for k = #got, i, -1 do
+      if not (marks and dropped(enveloped and parse(item) or nil, item)) then
+        local size = used + #item
+        if size > bytes and n > 0 then
+          for k = count, i, -1 do
             call('LPUSH', key, got[k])
           end
-          full_up, more = true, 1
+          full_up = true
           break
         end
-        if into == lanes and byte(item) == 69 then
+        if enveloped and byte(item) == 69 then
           indexed = 1
-          call('HSET', K .. 'state', parse(item).id, 'R ' .. token .. '/' .. #lanes)
+          call('HSET', K .. 'state', parse(item).id, 'R ' .. token .. '/' .. at)
         end
-        used, n, most = used + #item, n + 1, most - 1
-        into[#into + 1] = item
+        used, n, most, at = size, n + 1, most - 1, at + 1
+        into[at] = item
       end
     end
-    if #got < wanted then
-      break
+    if count < wanted then
+      n_of[into] = at
+      return n - before
     end
     step = math.max(1, math.min(256, floor((bytes - used) * n / math.max(used, 1)), step * 16))
   end
+  -- It may have more.
+  n_of[into], more = at, 1
   return n - before
 end
 
@@ -235,7 +241,7 @@ local function pop_lanes()
   local count = #types
   for i = 0, count - 1 do
     local kind = types[(seq + i) % count + 1]
-    room[kind] = room[kind] - pop(K .. 'lane:' .. kind, math.min(jobs - n, room[kind]), lanes)
+    pop(K .. 'lane:' .. kind, math.min(jobs - n, room[kind]), lanes)
   end
 end
 
@@ -243,20 +249,6 @@ local function pop_lists()
   for i = 2, #KEYS do
     pop(KEYS[i], jobs - n, lists)
   end
-end
-
-local function waits()
-  for i = 2, #KEYS do
-    if call('LLEN', KEYS[i]) > 0 then
-      return true
-    end
-  end
-  for kind, left in pairs(room) do
-    if left > 0 and call('LLEN', K .. 'lane:' .. kind) > 0 then
-      return true
-    end
-  end
-  return call('LLEN', K .. 'lane:') > 0 or #due == 500
 end
 
 local function cancelled(claim, index, e)
@@ -272,7 +264,7 @@ if jobs > 0 and #types > 0 then
   end
   if claim then
     shut(claim, index)
-    n, lanes[1], more = 1, build(e), 1
+    n, n_of[lanes], lanes[1], more = 1, 1, build(e), 1
     indexed = e.mark == 'E' and 1 or 0
     set_state(e, 'R ' .. token .. '/0')
   else
@@ -285,26 +277,28 @@ if jobs > 0 and #types > 0 then
       pop_lanes()
       pop_lists()
     end
-    more = (full_up or waits()) and 1 or 0
+    if #due == 500 then
+      more = 1
+    end
   end
   flush()
 end
 
 local bits, packed = '', ''
-local envelopes = #lanes
+local envelopes = n_of[lanes]
 if n > 0 then
   local items = envelopes == 0 and lists or lanes
   if envelopes > 0 then
-    for i = 1, #lists do
+    for i = 1, n_of[lists] do
       items[envelopes + i] = lists[i]
     end
   end
   bits, packed = full(n), cmsgpack.pack(items)
-  write_claim({ token = token, envelopes = envelopes, packed = n, at = now, indexed = indexed, bits = bits })
-  call('HSET', K .. 'items', token, packed)
+  write_claim({ token = token, envelopes = envelopes, packed = n, at = now, indexed = indexed, bits = bits }, packed)
   call('ZADD', K .. 'leases', now + lease, token)
 end
-call('SET', K .. 'last:' .. manager, text(seq) .. ' ' .. more .. table.concat(stale, ' '), 'PX', 3600000)
+local last = text(seq) .. ' ' .. more .. table.concat(stale, ' ')
+call('HSET', K .. 'meta', 'seen', now, 'last:' .. manager, last)
 if rings then
   call('PUBLISH', K .. 'bell', '')
 end

@@ -5,9 +5,10 @@
 --
 -- Keys (K = KEYS[1]):
 --   K meta     hash    format, oldest: the store's format, and the oldest reader it can have; seen: when a manager
---                      was last here; hold: until then no lease is taken over; n: counts suspects
---   K open     hash    token -> head and bits of a claim: which of its items are not settled
---   K items    hash    token -> the claim's items, packed
+--                      was last here; hold: until then no lease is taken over; n: counts suspects; last:M: the
+--                      newest exchange of manager M and what it was answered, while M is alive
+--   K claims   hash    token -> head and bits of a claim: which of its items are not settled; token with an `i`
+--                      behind it -> the items, packed
 --   K leases   zset    token -> deadline; suspects that wait for a claim of their own are here too, as `s<n>`
 --   K lane:T   list    ready jobs of type T, in envelopes; `K lane:` is of bytes whose type nobody has told
 --   K types    set     the types that have, or had, a lane
@@ -20,7 +21,6 @@
 --   K forget   zset    id -> when its end is forgotten (dead ones: never)
 --   K handled  hash    id -> how its failure handlers ended, a line each
 --   K beats, K beats:at   hash and zset: the managers, and until when they count as alive
---   K last:M   string  the newest exchange of manager M and what it was answered, for an hour
 --   K batch:B  string  what an enqueued batch was answered, for two minutes
 -- Channels: `K bell` when something may have become ready, `K ended` with the id of a job that ended.
 --

@@ -13,11 +13,13 @@ end
 founded(meta[1])
 local now, lease = now_ms(), tonumber(ARGV[4])
 seen_at(now, lease, meta[2], meta[3])
+call('HSET', K .. 'meta', 'seen', now)
 call('HSET', K .. 'beats', ARGV[2], ARGV[3])
 call('ZADD', K .. 'beats:at', now + lease, ARGV[2])
 for _, gone in ipairs(call('ZRANGEBYSCORE', K .. 'beats:at', '-inf', now, 'LIMIT', 0, 100)) do
   call('HDEL', K .. 'beats', gone)
   call('ZREM', K .. 'beats:at', gone)
+  call('HDEL', K .. 'meta', 'last:' .. gone)
 end
 
 local tokens = {}
@@ -27,7 +29,7 @@ end
 if #tokens == 0 then
   return {}
 end
-local values = call('HMGET', K .. 'open', unpack(tokens))
+local values = call('HMGET', K .. 'claims', unpack(tokens))
 local cancels = call('HLEN', K .. 'cancel') > 0
 local answers, extend, releases = {}, {}, {}
 

@@ -22,6 +22,9 @@ pub struct RedisConfig {
     /// `[{ list = "urgent", weight = 3 }, { list = "bulk", weight = 1 }]`, of which one with weight 3 comes first
     /// three times as often as one with weight 1.
     pub job_list: Lists,
+    /// A job that is put in through ganger is acknowledged once so many replicas have it (`WAIT`); 0 does not wait.
+    /// Where they do not within 2 s, it is not acknowledged, though it may be stored.
+    pub replicas: u32,
     /// Moves jobs to disk while Redis is over its memory limit. Not supported yet: `true` is refused.
     pub dump_on_limit: bool,
     /// The limit for `dump_on_limit`; without that it has no effect.
@@ -35,6 +38,7 @@ impl Default for RedisConfig {
             host: "localhost".into(),
             port: 6379,
             job_list: Lists::One("job_list".into()),
+            replicas: 0,
             dump_on_limit: false,
             memory_limit: None,
         }

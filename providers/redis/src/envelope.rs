@@ -19,29 +19,29 @@ struct Extra {
 }
 
 /// A job's envelope, nothing spent.
-pub(crate) fn enclose(job: &Job, indexed: bool) -> String {
-    let json = job.to_json();
+pub(crate) fn enclose(job: &Job, indexed: bool) -> Vec<u8> {
     let rare = job.rare();
-    let mut text = String::with_capacity(json.len() + 100);
-    let keep = rare.keep.map_or(0, |keep| keep.as_millis());
-    text.push_str(if indexed { "E\tJ\t0\t0\t0\t" } else { "e\tJ\t0\t0\t0\t" });
-    text.push_str(&job.kind);
-    text.push('\t');
-    text.push_str(job.queue.as_deref().unwrap_or_default());
-    text.push('\t');
+    let mut head = String::with_capacity(job.weight() + 300);
+    head.push_str(if indexed { "E\tJ\t0\t0\t0\t" } else { "e\tJ\t0\t0\t0\t" });
+    head.push_str(&job.kind);
+    head.push('\t');
+    head.push_str(job.queue.as_deref().unwrap_or_default());
+    head.push('\t');
+    // Writing into a text cannot fail.
     if let Some(id) = &job.id {
-        // Writing into a text cannot fail.
-        let _ = write!(text, "{id}");
+        let _ = write!(head, "{id}");
     }
-    let _ = write!(text, "\t\t{keep}\t");
+    let keep = rare.keep.map_or(0, |keep| keep.as_millis());
+    let _ = write!(head, "\t\t{keep}\t");
     if rare.via.is_some() || rare.input.is_some() {
         let extra = Extra { via: rare.via.as_ref().map(ToString::to_string), input: rare.input.clone() };
         // JSON in one line: what is on the lines of an envelope has no line break in it.
-        let line = serde_json::to_string(&extra).unwrap_or_default().replace('\n', " ");
-        text.push_str(&line);
+        head.push_str(&serde_json::to_string(&extra).unwrap_or_default().replace('\n', " "));
     }
-    text.push_str("\n\n");
-    text.push_str(&json);
+    head.push_str("\n\n");
+    let mut text = head.into_bytes();
+    serde_json::to_writer(&mut text, job)
+        .expect("a job's fields are texts, numbers and JSON that was read as such");
     text
 }
 
@@ -65,7 +65,7 @@ pub(crate) struct Envelope {
 impl Envelope {
     /// Reads an envelope; `None` where the bytes are none.
     pub(crate) fn read(bytes: &Bytes) -> Option<Envelope> {
-        let stop = memmem(bytes, b"\n\n")?;
+        let stop = memchr::memmem::find(bytes, b"\n\n")?;
         let head = std::str::from_utf8(&bytes[..stop]).ok()?;
         let mut lines = head.split('\n');
         let mut fields = lines.next()?.split('\t');
@@ -167,7 +167,7 @@ impl Envelope {
             if job.expires_at.is_some_and(|at| at <= now) {
                 job.expires_at = None;
             }
-            return Some(enclose(&job, self.indexed).into_bytes());
+            return Some(enclose(&job, self.indexed));
         }
         let first = self.first.map_or_else(String::new, |first| {
             format!("{}/{}/{}", first.lease.token, first.lease.index, first.at.as_millis())
@@ -194,11 +194,6 @@ pub(crate) fn lease_ref(text: &str) -> Option<LeaseRef> {
 /// The same, of an answer.
 pub(crate) fn lease_ref_of(bytes: &[u8]) -> Result<LeaseRef, CallError> {
     std::str::from_utf8(bytes).ok().and_then(lease_ref).ok_or(CallError::Strange("a lease that is none"))
-}
-
-/// Where a text stands in another.
-pub(crate) fn memmem(bytes: &[u8], text: &[u8]) -> Option<usize> {
-    bytes.windows(text.len()).position(|window| window == text)
 }
 
 /// A digest of what makes two jobs of one id the same job; see [`Job::same_content`].

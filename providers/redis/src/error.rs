@@ -10,6 +10,8 @@ pub(crate) enum CallError {
     Redis(RedisError),
     /// Nothing came in time: whether it was carried out is unknown.
     Late,
+    /// Only so many replicas have what was written.
+    TooFewReplicas(i64),
     /// The answer is none that ganger's scripts give.
     Strange(&'static str),
     /// The provider is closed.
@@ -35,7 +37,7 @@ impl CallError {
                     || error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
             }
             CallError::Late => true,
-            CallError::Strange(_) | CallError::Closed => false,
+            CallError::TooFewReplicas(_) | CallError::Strange(_) | CallError::Closed => false,
         }
     }
 
@@ -70,6 +72,11 @@ impl CallError {
         match &self {
             CallError::Late => return ProviderError::transient(format!("{what}: no answer in time")),
             CallError::Closed => return ProviderError::transient(format!("{what}: the provider is closed")),
+            CallError::TooFewReplicas(have) => {
+                return ProviderError::transient(format!(
+                    "{what}: it is stored, but {have} replicas have it only, fewer than the option `replicas` asks for"
+                ));
+            }
             CallError::Strange(why) => {
                 return ProviderError::transient(format!(
                     "{what}: an answer that ganger does not know: {why}"

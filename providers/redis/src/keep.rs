@@ -58,6 +58,6 @@ impl Keeps {
 }
 
 fn mentions_keep(raw: &[u8]) -> bool {
-    // The quote is rare enough before a k that few bytes are looked at twice.
-    raw.windows(6).any(|window| window[0] == b'"' && window.eq_ignore_ascii_case(b"\"keep\""))
+    memchr::memchr2_iter(b'k', b'K', raw)
+        .any(|at| at > 0 && raw.get(at - 1..at + 5).is_some_and(|key| key.eq_ignore_ascii_case(b"\"keep\"")))
 }

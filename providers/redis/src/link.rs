@@ -114,6 +114,23 @@ impl Link {
         answer
     }
 
+    /// Two commands on one connection, one right after the other.
+    pub(crate) async fn call_both(&self, first: &Cmd, second: &Cmd) -> Result<(Value, Value), CallError> {
+        let (number, mut connection) = self.connection().await?;
+        let mut unanswered = Unanswered { link: self, number, since: Some(Instant::now()) };
+        let mut pipeline = redis::pipe();
+        pipeline.add_command(first.clone()).add_command(second.clone());
+        let answer = match timeout(CALL_LIMIT, connection.send_packed_commands(&pipeline, 0, 2)).await {
+            Ok(answer) => answer.map_err(CallError::Redis).and_then(two),
+            Err(_) => Err(CallError::Late),
+        };
+        unanswered.since = None;
+        if answer.as_ref().is_err_and(CallError::is_of_connection) {
+            self.spend(number);
+        }
+        answer
+    }
+
     /// Lets the connection go; the next call makes a new one.
     pub(crate) async fn close(&self) {
         self.current.lock().await.take();
@@ -137,6 +154,13 @@ impl Link {
                 Ok((number, connection))
             }
         }
+    }
+}
+
+fn two(answers: Vec<Value>) -> Result<(Value, Value), CallError> {
+    match <[Value; 2]>::try_from(answers) {
+        Ok([first, second]) => Ok((first.extract_error()?, second.extract_error()?)),
+        Err(_) => Err(CallError::Strange("two commands without two answers")),
     }
 }
 

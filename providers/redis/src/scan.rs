@@ -170,10 +170,11 @@ impl Store {
         visit: &mut (dyn FnMut(Found) -> bool + Send),
     ) -> Result<(), CallError> {
         let cancels: HashSet<String> = self.names("HKEYS", "cancel").await?.into_iter().collect();
-        for (token, head) in self.pairs("open", 100).await? {
-            let Some(head) = Head::read(&head) else { continue };
-            let packed = self.fields("items", [token.clone()].into_iter()).await?.pop().flatten();
-            let packed = Bytes::from(packed.unwrap_or_default());
+        let mut claims = self.pairs("claims", 20).await?;
+        let heads: Vec<String> = claims.keys().filter(|name| !name.ends_with('i')).cloned().collect();
+        for token in heads {
+            let Some(head) = claims.get(&token).and_then(Head::read) else { continue };
+            let packed = claims.remove(&format!("{token}i")).unwrap_or_default();
             for (index, range) in crate::pack::texts(&packed).unwrap_or_default() {
                 if !crate::bits::has(&head.bits, index) {
                     continue;

@@ -9,6 +9,9 @@ use crate::{error::CallError, link::Link};
 /// The format of what ganger stores in Redis.
 pub(crate) const FORMAT: u32 = 1;
 
+/// How long replicas may take.
+const REPLICAS_LIMIT_MILLIS: u64 = 2_000;
+
 /// A script, called by the hash of its text.
 pub(crate) struct Script {
     text: String,
@@ -68,6 +71,24 @@ impl Call {
                 link.call(&self.command).await
             }
             answer => answer,
+        }
+    }
+
+    /// Calls it, and waits until so many replicas have what it wrote.
+    pub(crate) async fn send_to_replicas(&self, link: &Link, replicas: u32) -> Result<Value, CallError> {
+        let mut wait = redis::cmd("WAIT");
+        wait.arg(replicas).arg(REPLICAS_LIMIT_MILLIS);
+        let both = match link.call_both(&self.command, &wait).await {
+            Err(error) if error.is_no_script() => {
+                link.call(redis::cmd("SCRIPT").arg("LOAD").arg(&self.script.text)).await?;
+                link.call_both(&self.command, &wait).await
+            }
+            both => both,
+        };
+        match both? {
+            (answer, Value::Int(have)) if have >= i64::from(replicas) => Ok(answer),
+            (_, Value::Int(have)) => Err(CallError::TooFewReplicas(have)),
+            _ => Err(CallError::Strange("the form of WAIT's answer")),
         }
     }
 }

@@ -78,7 +78,7 @@ struct Parts<'a> {
     token: u128,
     parts: Vec<Part>,
     /// The type of the ready jobs that come next, and their envelopes.
-    run: (String, Vec<String>),
+    run: (String, Vec<Vec<u8>>),
 }
 
 /// When a job is stored, where not in a lane at once.
@@ -103,7 +103,7 @@ impl Parts<'_> {
         part
     }
 
-    fn add(&mut self, place: usize, job: &Job, due: Due, is_indexed: bool, text: String) {
+    fn add(&mut self, place: usize, job: &Job, due: Due, is_indexed: bool, text: Vec<u8>) {
         if is_indexed || due != Due::Now || self.run.0 != job.kind {
             self.end_run();
         }
@@ -194,7 +194,11 @@ impl Store {
     async fn send_surely(&self, call: &Call) -> Result<Value, CallError> {
         let mut tries = 0;
         loop {
-            match call.send(&self.side).await {
+            let sent = match self.replicas {
+                0 => call.send(&self.side).await,
+                replicas => call.send_to_replicas(&self.side, replicas).await,
+            };
+            match sent {
                 Err(error) if error.is_unknown_outcome() && tries + 1 < TRIES => {
                     tries += 1;
                     sleep(Duration::from_millis(100) * tries).await;
@@ -252,16 +256,7 @@ impl Store {
             let is_due = searched.is_none_or(|at| at.elapsed() >= LOOK_AGAIN);
             if ended.is_empty() && !unknown.is_empty() && is_due {
                 searched = Some(Instant::now());
-                let found = self.find(&unknown).await?;
-                let gone = unknown.iter().filter(|id| !found.contains_key(**id));
-                let gone = gone.map(|id| Ended {
-                    id: (*id).clone(),
-                    state: None,
-                    runs: 0,
-                    error: None,
-                    output: None,
-                });
-                ended.extend(gone);
+                ended = self.gone(&unknown).await?;
             }
             if !ended.is_empty() {
                 return Ok(ended);
@@ -310,22 +305,20 @@ fn id_in_batch(token: u128, place: usize) -> JobId {
     // The version, the variant and all that stands before them stay.
     const COUNTED: u128 = (1 << 62) - 1;
     let low = (token & COUNTED).wrapping_add(place as u128) & COUNTED;
-    let number = token & !COUNTED | low;
-    let group = |from: u32, digits: u32| (number >> from) & ((1 << (4 * digits)) - 1);
-    let text = format!(
-        "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
-        group(96, 8),
-        group(80, 4),
-        group(64, 4),
-        group(48, 4),
-        group(0, 12)
-    );
+    let digits = format!("{:032x}", token & !COUNTED | low);
+    let mut text = String::with_capacity(36);
+    for (from, to) in [(0, 8), (8, 12), (12, 16), (16, 20), (20, 32)] {
+        if from > 0 {
+            text.push('-');
+        }
+        text.push_str(&digits[from..to]);
+    }
     // Such a text is an id always; a new one in its place would only be counted twice.
     text.parse().unwrap_or_default()
 }
 
 /// Fixes what is fixed at the first write, and encloses the job; no text for one that is refused.
-fn prepare(job: &mut Job, is_indexed: bool, wall: Timestamp) -> (Answer, Option<String>) {
+fn prepare(job: &mut Job, is_indexed: bool, wall: Timestamp) -> (Answer, Option<Vec<u8>>) {
     if let Err(refused) = RedisProvider::CAPABILITIES.admit(job) {
         return (Err(refused), None);
     }

@@ -59,6 +59,8 @@ pub(crate) struct Store {
     pub(crate) manager: String,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) keeps: Keeps,
+    /// How many replicas must have what the sink acknowledges.
+    pub(crate) replicas: u32,
     turn: AtomicU64,
 }
 
@@ -84,6 +86,7 @@ impl Store {
             clock: cx.clock.clone(),
             keys,
             keeps: Keeps::default(),
+            replicas: config.replicas,
             turn: AtomicU64::new(0),
         })
     }

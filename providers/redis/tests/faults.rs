@@ -63,7 +63,7 @@ fn done(answer: &Exchanged, token: Token) -> Vec<Settlement> {
 
 /// Nothing is left of the jobs: no entry, no claim.
 fn assert_empty(redis: &Redis) {
-    for (command, key) in [("LLEN", LIST), ("HLEN", "ganger:{jobs}:open"), ("HLEN", "ganger:{jobs}:items")] {
+    for (command, key) in [("LLEN", LIST), ("HLEN", "ganger:{jobs}:claims")] {
         assert_eq!(run(redis, cmd(command).arg(key)), Value::Int(0), "{key}");
     }
     assert_eq!(run(redis, cmd("ZCARD").arg("ganger:{jobs}:leases")), Value::Int(0));
@@ -83,7 +83,7 @@ async fn killed_for(absence: Duration) {
     redis.restart();
     tally.reaches(3_000).await;
     eventually("the settlement of all", async || {
-        run(&redis, cmd("HLEN").arg("ganger:{jobs}:open")) == Value::Int(0)
+        run(&redis, cmd("HLEN").arg("ganger:{jobs}:claims")) == Value::Int(0)
     })
     .await;
     dismiss(crew).await;
@@ -310,6 +310,24 @@ fn a_server_that_becomes_a_replica_is_an_error_that_passes() {
 }
 
 #[test]
+fn a_job_is_acknowledged_only_once_the_replicas_asked_for_have_it() {
+    ganger_conformance::run(async {
+        let (redis, replica) = (durable(), durable());
+        let options = serde_json::json!({"url": redis.url(), "job_list": LIST, "replicas": 1});
+        let sink = support::open_with(options, 7).await.unwrap().sink().unwrap();
+        let batch = Batch::new(vec![Job::from_json(br#"{"type":"test","name":"a"}"#).unwrap()]);
+        let error = sink.enqueue(batch.clone()).await.unwrap_err();
+        assert!(error.to_string().contains("0 replicas"), "{error}");
+        run(&replica, cmd("REPLICAOF").arg("127.0.0.1").arg(redis.port()));
+        eventually("the same batch again, acknowledged", async || {
+            sink.enqueue(batch.clone()).await.is_ok_and(|answers| answers[0].is_ok())
+        })
+        .await;
+        assert_eq!(run(&replica, cmd("LLEN").arg("ganger:{jobs}:lane:test")), Value::Int(1));
+    });
+}
+
+#[test]
 fn a_server_that_is_busy_with_a_foreign_script_is_waited_for() {
     ganger_conformance::run(async {
         let settings = vec![("busy-reply-threshold".to_owned(), "50".to_owned())];
@@ -447,7 +465,7 @@ fn three_managers_that_die_at_random_lose_nothing_of_20_000_jobs() {
         assert!(deaths >= 3, "managers died {deaths} times only");
         tally.reaches(20_000 - deaths * 200).await;
         eventually_within(PATIENCE * 4, "the settlement of all", async || {
-            run(&redis, cmd("HLEN").arg("ganger:{jobs}:open")) == Value::Int(0)
+            run(&redis, cmd("HLEN").arg("ganger:{jobs}:claims")) == Value::Int(0)
                 && run(&redis, cmd("LLEN").arg(LIST)) == Value::Int(0)
         })
         .await;

@@ -107,7 +107,7 @@ fn b2_no_settlement_is_lost_among_many() {
         tally.reaches(5_000).await;
         dismiss(crew).await;
         assert!(tally.runs().values().all(|runs| *runs == 1));
-        assert_eq!(number(run(&redis, cmd("HLEN").arg("ganger:{jobs}:open"))), 0);
+        assert_eq!(number(run(&redis, cmd("HLEN").arg("ganger:{jobs}:claims"))), 0);
     });
 }
 
