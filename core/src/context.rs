@@ -68,6 +68,9 @@ impl StopReason {
     }
 }
 
+/// Beside the reason: the lease is in danger too.
+const FENCED: u8 = 0x80;
+
 /// What a [`JobContext`] is made from.
 #[derive(Debug)]
 pub struct JobStart {
@@ -206,13 +209,16 @@ impl JobContext {
 
     /// Whether the run is asked to stop, and why.
     pub fn stop_reason(&self) -> Option<StopReason> {
-        StopReason::from_code(self.0.stop.load(Ordering::Acquire))
+        StopReason::from_code(self.0.stop.load(Ordering::Acquire) & !FENCED)
     }
 
     /// Asks the run to stop; the first reason stays. The manager's.
     pub fn ask_to_stop(&self, reason: StopReason) {
         let code = reason as u8 + 1;
-        if self.0.stop.compare_exchange(0, code, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+        let first = self.0.stop.compare_exchange(0, code, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        let fenced =
+            reason == StopReason::Fenced && self.0.stop.fetch_or(FENCED, Ordering::AcqRel) & FENCED == 0;
+        if first || fenced {
             self.0.stopped.notify_waiters();
         }
     }
@@ -245,12 +251,22 @@ impl JobContext {
 
     /// Waits as [`stopped`](JobContext::stopped) does, without a promise to heed it; the manager's.
     pub async fn stop_asked(&self) -> StopReason {
+        self.when(JobContext::stop_reason).await
+    }
+
+    /// Waits until its lease is lost, or may be, also when it was asked to stop for another reason before; the
+    /// manager's. May be dropped at any time.
+    pub async fn fenced(&self) {
+        self.when(|run| (run.0.stop.load(Ordering::Acquire) & FENCED != 0).then_some(())).await;
+    }
+
+    async fn when<T>(&self, look: impl Fn(&Self) -> Option<T>) -> T {
         loop {
             let mut notified = std::pin::pin!(self.0.stopped.notified());
             // Armed before the look, so that a stop in between is not missed.
             notified.as_mut().enable();
-            if let Some(reason) = self.stop_reason() {
-                return reason;
+            if let Some(seen) = look(self) {
+                return seen;
             }
             notified.await;
         }

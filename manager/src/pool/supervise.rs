@@ -46,6 +46,8 @@ const HOLDS_MAX: u32 = 4;
 #[derive(Default)]
 struct Look {
     run: Option<LeaseRef>,
+    /// For so many looks in a row it has been past its time.
+    past: u32,
     owed: u32,
 }
 
@@ -69,7 +71,7 @@ pub(crate) async fn supervise(pool: Arc<Pool>, house: Arc<House>) {
             let run = board.current();
             if let Some(run) = &run {
                 look_after(&pool, &house, look, board, run);
-                if !pool.traits.blocking && is_held(&pool, run) {
+                if !pool.traits.blocking && is_held(&pool, look, run) {
                     return held.push(slot);
                 }
             }
@@ -97,10 +99,14 @@ fn look_after(pool: &Pool, house: &House, look: &Look, board: &Board, run: &JobC
     }
 }
 
-fn is_held(pool: &Pool, run: &JobContext) -> bool {
-    let Some(deadline) = run.deadline() else { return false };
+/// Whether a run holds its thread: it has not ended although its time is over, and that of its end. Counted in looks:
+/// in a process that stood still, everything is past its time, and has had no time to end.
+fn is_held(pool: &Pool, look: &mut Look, run: &JobContext) -> bool {
+    let past = run.deadline().is_some_and(|deadline| Instant::now() > Instant::from_std(deadline));
+    let before = if look.run == Some(run.lease()) { look.past } else { 0 };
+    look.past = if past { before + 1 } else { 0 };
     let grace = if run.heeds_stop() { grace(StopReason::Timeout, run, pool) } else { Duration::ZERO };
-    Instant::now() > Instant::from_std(deadline) + grace + HELD_AFTER
+    TICK * look.past > grace + HELD_AFTER
 }
 
 /// Whether a slot was left behind where nothing goes on.

@@ -37,6 +37,8 @@ pub(super) struct Watch {
     asked: Option<BoxFuture<'static, StopReason>>,
     timer: Option<Pin<Box<Sleep>>>,
     stopping: Option<StopReason>,
+    /// While it takes its time to end: its lease is in danger.
+    fenced: Option<BoxFuture<'static, ()>>,
     /// A run of the batch has waited for something.
     pub(super) waited: bool,
 }
@@ -65,15 +67,27 @@ impl Watch {
                     let Some(run) = self.run.as_ref().filter(|run| run.heeds_stop()) else {
                         return Poll::Ready(reason);
                     };
-                    let grace = grace(reason, run, pool);
+                    let (grace, fenced) = (grace(reason, run, pool), run.clone());
                     self.stopping = Some(reason);
+                    self.fenced = Some(Box::pin(async move { fenced.fenced().await }));
                     self.set_timer(Instant::now() + grace);
                 }
             }
         }
+        self.hurry(cx, pool);
         match (&mut self.timer, self.stopping) {
             (Some(timer), Some(reason)) => timer.as_mut().poll(cx).map(|()| reason),
             _ => Poll::Pending,
+        }
+    }
+
+    /// A run that takes its time to end has none left once its lease is in danger.
+    fn hurry(&mut self, cx: &mut Context<'_>, pool: &Pool) {
+        let is_fenced = self.fenced.as_mut().is_some_and(|fenced| fenced.as_mut().poll(cx).is_ready());
+        if let (true, Some(run), Some(timer)) = (is_fenced, &self.run, &self.timer) {
+            let end = (Instant::now() + grace(StopReason::Fenced, run, pool)).min(timer.deadline());
+            self.fenced = None;
+            self.set_timer(end);
         }
     }
 
@@ -96,6 +110,7 @@ impl Watch {
     fn turn_to(&mut self, run: JobContext) {
         self.seen = Some(run.lease());
         self.stopping = None;
+        self.fenced = None;
         match run.deadline() {
             Some(at) => self.set_timer(Instant::from_std(at)),
             None => self.timer = None,
