@@ -155,8 +155,8 @@ impl ExchangeLoop {
     /// What there is room for.
     fn ask(&mut self) -> Ask {
         let mut ask = Ask::default();
-        let away = self.source.away.load(std::sync::atomic::Ordering::Acquire);
-        if self.house.phase() != Phase::Running || away {
+        let clock = self.house.clock.monotonic();
+        if self.house.phase() != Phase::Running || self.source.is_away(clock) {
             return ask;
         }
         let now = Instant::now();
@@ -168,7 +168,6 @@ impl ExchangeLoop {
                 return ask;
             }
         }
-        let clock = self.house.clock.monotonic();
         let mut all = 0u32;
         for (at, pool) in self.pools.all().iter().enumerate() {
             let room = pool.room(self.source.index, clock);
@@ -271,6 +270,13 @@ impl ExchangeLoop {
             self.pause(Duration::from_millis(200)).await;
             return (self.house.phase() < Phase::Stopped).then_some(());
         }
+        let took_time = !self.provider.capabilities().follow;
+        if took_time
+            && (self.house.phase() != Phase::Running || self.source.is_away(self.house.clock.monotonic()))
+        {
+            // That came while what follows was stored.
+            ask = Ask::default();
+        }
         self.gather_since = None;
         self.urgent = false;
         for (pool, jobs) in &ask.by_pool {
@@ -358,8 +364,12 @@ impl ExchangeLoop {
     /// everything is settled first, and asked for later.
     fn begin_anew(&mut self, give: &mut Exchange, absent: bool) {
         give.token = self.token();
-        self.source.collect(&mut give.settle);
-        if absent || self.house.phase() != Phase::Running {
+        if self.provider.capabilities().follow {
+            // Otherwise what follows from them must be stored first.
+            self.source.collect(&mut give.settle);
+        }
+        let away = absent || self.source.is_away(self.house.clock.monotonic());
+        if away || self.house.phase() != Phase::Running {
             give.room = Room::none();
         }
     }
@@ -383,9 +393,13 @@ impl ExchangeLoop {
         self.more = more;
         let got_suspect = leased.iter().any(|job| job.record.suspect || job.record.crashes > 0);
         self.suspects_next = !got_suspect;
-        let late = self.house.clock.monotonic().saturating_sub(sent) >= give.lease * 2 / 3;
+        let age = self.house.clock.monotonic().saturating_sub(sent);
+        let late = age >= give.lease * 2 / 3;
         let claimed = Claimed { token: give.token, leased, sent, late, asked, permit };
         let got = self.router.take(claimed).await;
+        if age >= give.lease / 3 {
+            self.source.aged.notify_one();
+        }
         for (pool, _) in asked {
             self.dry[*pool] = !got_suspect && (!more || got[*pool] == 0);
         }

@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use crate::{house::House, source::Source};
 
-/// How long a sink may take.
+/// How long a sink may take at most. Never longer than an exchange may, so that a lost answer holds up no backlog.
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// Moves the follow-up jobs of `settle` into a sink, if their own provider cannot hold them. `false` when that
@@ -35,7 +35,7 @@ pub(crate) async fn store_follow_ups(
     };
     let mut batch = Batch::new(jobs);
     batch.token = (u128::from(house.incarnation) << 64) | u128::from(house.next_seq());
-    let outcome = timeout(LIMIT, sink.enqueue(batch)).await;
+    let outcome = timeout(LIMIT.min(source.lease() / 3), sink.enqueue(batch)).await;
     match outcome {
         Ok(Ok(answers)) => {
             let refused: Vec<_> = answers.into_iter().filter_map(Result::err).collect();

@@ -1,12 +1,13 @@
 //! Renews all leases of a provider in one call, hands cancels on, and fences what it cannot renew.
 
 use std::{
+    pin::pin,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use ganger_core::{DynProvider, ProviderError, Severity, Stop};
-use tokio::time::{sleep, timeout};
+use tokio::time::{error::Elapsed, sleep, timeout};
 
 use crate::{
     house::{House, Pools},
@@ -39,18 +40,29 @@ impl Keeper {
                         backing = Backing::new(u64::from(self.source.index) + 1);
                         sent + lease / 3
                     }
-                    // Never longer than a third of the lease: what is claimed meanwhile must be fenced in time.
-                    false => self.house.clock.monotonic() + backing.next().min(lease / 3),
+                    // With the sixth that an attempt may take, less than a third: for so long a store that is back
+                    // after an absence leaves every lease to its holder.
+                    false => self.house.clock.monotonic() + backing.next().min(lease / 8),
                 };
                 continue;
             }
-            let fence_at = self.source.held.oldest().map(|oldest| oldest + lease * 2 / 3);
-            let at = fence_at.map_or(next, |at| at.min(next));
             tokio::select! {
                 biased;
                 () = stop.wait() => return,
-                () = sleep(at.saturating_sub(now).max(Duration::from_millis(1))) => {}
+                () = self.until_fence(next, lease) => {}
             }
+        }
+    }
+
+    /// Until something must be fenced, or `at` if that is earlier. Also when a claim comes that is old already.
+    async fn until_fence(&self, at: Duration, lease: Duration) {
+        let fence_at = self.source.held.oldest().map(|oldest| oldest + lease * 2 / 3);
+        let wait =
+            fence_at.map_or(at, |fence_at| fence_at.min(at)).saturating_sub(self.house.clock.monotonic());
+        tokio::select! {
+            biased;
+            () = self.source.aged.notified() => {}
+            () = sleep(wait.max(Duration::from_millis(1))) => {}
         }
     }
 
@@ -77,7 +89,7 @@ impl Keeper {
         let beat = self.pools.beat(&self.house, lease);
         let sent = self.house.clock.monotonic();
         fail::fail_point!("manager::before_renew", |_| false);
-        let error = match timeout(self.limit(sent, lease), self.provider.renew(&beat, &refs)).await {
+        let error = match self.answered(self.provider.renew(&beat, &refs), lease).await {
             Ok(Ok(holds)) if holds.len() == refs.len() => {
                 let lost = self.source.held.renewed(&refs, &holds, sent);
                 if lost > 0 {
@@ -107,11 +119,17 @@ impl Keeper {
         false
     }
 
-    /// How long a renewal may take: a sixth of the lease, but never past the time at which something must be
-    /// fenced.
-    fn limit(&self, now: Duration, lease: Duration) -> Duration {
-        let fence_in = self.source.held.oldest().map(|oldest| (oldest + lease * 2 / 3).saturating_sub(now));
-        let limit = lease / 6;
-        fence_in.map_or(limit, |fence_in| limit.min(fence_in.max(Duration::from_millis(10))))
+    /// Waits for an answer, for a sixth of the lease at most, and fences meanwhile what must be.
+    async fn answered<T>(&self, call: impl Future<Output = T>, lease: Duration) -> Result<T, Elapsed> {
+        let mut call = pin!(timeout(lease / 6, call));
+        loop {
+            let now = self.house.clock.monotonic();
+            self.fence(now, lease);
+            tokio::select! {
+                biased;
+                answered = &mut call => return answered,
+                () = self.until_fence(now + lease, lease) => {}
+            }
+        }
     }
 }

@@ -22,6 +22,8 @@ pub(crate) struct Source {
     pub(crate) held: Held,
     /// Rung when there is something to settle, room to claim for, or a new order.
     pub(crate) bell: Notify,
+    /// Rung when a claim comes of whose lease a third is over: the keeper may sleep for longer than it has.
+    pub(crate) aged: Notify,
     /// It was out of reach for so long that its runs were fenced: settles and renews first, then asks.
     pub(crate) away: AtomicBool,
     /// It has been in trouble: one look saves the one for the reason.
@@ -46,6 +48,7 @@ impl Source {
             options,
             held: Held::default(),
             bell: Notify::new(),
+            aged: Notify::new(),
             away: AtomicBool::new(false),
             troubled: AtomicBool::new(false),
             outbox: Mutex::default(),
@@ -56,6 +59,16 @@ impl Source {
     /// How long its leases last.
     pub(crate) fn lease(&self) -> Duration {
         self.options.lease.map_or(LEASE, |lease| lease.get())
+    }
+
+    /// Whether it has been out of reach for so long that nothing may be asked for before what is held is renewed.
+    /// The keeper may not know yet, where the whole process stood still.
+    pub(crate) fn is_away(&self, now: Duration) -> bool {
+        let overdue = self.held.oldest().is_some_and(|oldest| oldest + self.lease() * 2 / 3 <= now);
+        if overdue {
+            self.away.store(true, Ordering::Release);
+        }
+        overdue || self.away.load(Ordering::Acquire)
     }
 
     /// The provider, once it is open.

@@ -145,6 +145,31 @@ async fn p6_what_cannot_be_renewed_is_stopped_at_two_thirds_of_its_lease() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn p6_what_was_claimed_long_ago_and_answered_late_is_stopped_in_time_too() {
+    let house = house().await;
+    // The keeper has just gone to sleep for a third of the lease when the answer comes.
+    pass(Duration::from_millis(2_500)).await;
+    house.line.exchanges.lock().unwrap().extend([
+        Fault::HangReply,
+        Fault::Fail,
+        Fault::Fail,
+        Fault::Fail,
+        Fault::Fail,
+    ]);
+    let sent = Instant::now();
+    enqueue(&house.store, [job(r#"{"type":"t","params":{"sleep":1000}}"#)]).await;
+    eventually("it runs", || house.ledger.running() == 1).await;
+    assert!(sent.elapsed() > Duration::from_secs(7), "{:?}", sent.elapsed());
+    house.line.cut.store(true, Ordering::SeqCst);
+    eventually("it is stopped", || house.ledger.running() == 0).await;
+    let after = sent.elapsed();
+    assert!(
+        after <= Duration::from_millis(10_200),
+        "two thirds of the lease from when it was asked for: {after:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn p6_after_an_absence_it_settles_and_renews_before_it_asks() {
     let house = house().await;
     enqueue(&house.store, [job(r#"{"type":"t","params":{"sleep":1000}}"#)]).await;
@@ -421,4 +446,57 @@ async fn b32_an_idle_manager_does_next_to_nothing() {
     let exchanges = house.line.sent.lock().unwrap().len();
     let renewals = house.line.renewed.load(Ordering::SeqCst) - renewed;
     assert!(exchanges <= 13 && renewals <= 13, "{exchanges} exchanges, {renewals} renewals in a minute");
+}
+
+/// As after `kill -CONT`, or when a laptop's lid is opened: everything is past its time at once.
+#[tokio::test(start_paused = true)]
+async fn p6_a_run_that_stood_still_past_its_time_is_given_time_to_end() {
+    let (clock, ledger) = (TestClock::new(), Ledger::default());
+    let store = memory(&clock);
+    let seen = ledger.clone();
+    let worker = function("t", move |_: (), job: JobContext| {
+        let ledger = seen.clone();
+        async move {
+            let _running = ledger.start(&job);
+            if ledger.count() == 1 {
+                let _ = job.stopped_within(Duration::from_secs(2)).await;
+                // tidy: allow(sleep), virtual: what the run takes to end
+                tokio::time::sleep(Duration::from_secs(2)).await;
+            }
+            Ok::<_, ganger_core::JobError>(())
+        }
+    });
+    let running = Manager::start(add(setup::plan_with(&store, &clock), worker)).await.unwrap();
+    let ids = enqueue(&store, [job(r#"{"type":"t","timeout":"3s","retries":1}"#)]).await;
+    eventually("it runs", || ledger.running() == 1).await;
+    tokio::time::advance(Duration::from_secs(12)).await;
+    ends(&store, &ids).await;
+    assert_eq!(running.status().report().abandoned, 0, "it was not left behind");
+}
+
+/// It was asked to stop because of its timeout, and may take a minute to end; its lease lasts for less.
+#[tokio::test(start_paused = true)]
+async fn p6_a_run_that_takes_its_time_to_end_is_stopped_before_its_lease_ends() {
+    let (clock, ledger) = (TestClock::new(), Ledger::default());
+    let store = memory(&clock);
+    let line = Faulty::new(&store);
+    let seen = ledger.clone();
+    let worker = function("t", move |_: (), job: JobContext| {
+        let ledger = seen.clone();
+        async move {
+            let _running = ledger.start(&job);
+            let _ = job.stopped_within(Duration::from_secs(60)).await;
+            // tidy: allow(sleep), virtual: what the run takes to end
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            Ok::<_, ganger_core::JobError>(())
+        }
+    });
+    let plan = setup::bare_plan(&clock).opened_dyn("store", ProviderOptions::default(), line.clone());
+    let _running = Manager::start(add(plan, worker)).await.unwrap();
+    enqueue(&store, [job(r#"{"type":"t","timeout":"3s"}"#)]).await;
+    eventually("it runs", || ledger.running() == 1).await;
+    line.cut.store(true, Ordering::SeqCst);
+    let cut = Instant::now();
+    eventually("it is stopped", || ledger.running() == 0).await;
+    assert!(cut.elapsed() <= Duration::from_millis(11_100), "{:?}", cut.elapsed());
 }
