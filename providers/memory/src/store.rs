@@ -73,10 +73,15 @@ impl Item {
         }
     }
 
+    /// Whether it is leased alone: a run of it was lost, with or without proof against it.
+    fn is_suspect(&self) -> bool {
+        self.record.suspect || self.record.crashes > 0
+    }
+
     /// The record with which it goes out if its lease has run out.
     fn lost(&self) -> Record {
         let mut record = self.record.clone();
-        record.crashes += u32::from(record.suspect);
+        record.crashes += u32::from(self.is_suspect());
         record.suspect = true;
         record
     }
@@ -224,7 +229,7 @@ impl Store {
 
     /// Puts an item where ready jobs wait.
     fn lane(&mut self, item: Box<Item>) -> Option<Box<Item>> {
-        let lane = match item.record.suspect {
+        let lane = match item.is_suspect() {
             true => &mut self.suspects,
             false => self.lanes.entry(item.kind.clone()).or_default(),
         };

@@ -115,8 +115,10 @@ impl Store {
         let released = !left_out.is_empty();
         left_out.sort();
         for lease in left_out {
-            if let Some(item) = self.take(lease) {
-                self.ready(item);
+            match self.take(lease) {
+                Some(item) if item.record.cancel => self.end(*item, End::of(State::Cancelled)),
+                Some(item) => self.ready(item),
+                None => {}
             }
         }
         (held.iter().map(|lease| self.hold(*lease)).collect(), released)
