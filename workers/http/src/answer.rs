@@ -3,26 +3,23 @@
 use std::time::{Duration, SystemTime};
 
 use ganger_core::{JobError, Output, OutputBuffer, Timestamp};
-use http_body_util::BodyExt;
 use hyper::{
-    HeaderMap, Response, StatusCode,
-    body::Incoming,
+    HeaderMap, StatusCode,
     header::{CONTENT_TYPE, DATE, HeaderName, RETRY_AFTER},
 };
 
-use crate::Statuses;
+use crate::{Statuses, client::Answer, request::Call};
 
 /// Reads an answer to its end, so that its connection serves the next request; keeps `max` bytes of it.
 ///
 /// # Errors
 /// The connection broke: retried. What had come is kept.
-pub(crate) async fn read(shown: &str, answer: Response<Incoming>, max: usize) -> Result<Output, JobError> {
+pub(crate) async fn read(call: &Call, mut answer: Answer, max: usize) -> Result<Output, JobError> {
     let content_type =
-        answer.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok().map(str::to_owned));
-    let mut body = answer.into_body();
+        answer.head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok().map(str::to_owned));
     let mut kept = OutputBuffer::new(max);
     let broke = loop {
-        match body.frame().await {
+        match answer.frame().await {
             Some(Ok(frame)) => {
                 if let Some(bytes) = frame.data_ref() {
                     kept.write(bytes);
@@ -34,9 +31,12 @@ pub(crate) async fn read(shown: &str, answer: Response<Incoming>, max: usize) ->
     };
     let output = Output { content_type, ..kept.finish() };
     match broke {
-        None => Ok(output),
+        None => {
+            answer.finish().await;
+            Ok(output)
+        }
         Some(error) => {
-            Err(JobError::retry(format!("{shown}: the answer broke off: {}", chain(&error)))
+            Err(JobError::retry(format!("{}: the answer broke off: {}", call.shown(), chain(&error)))
                 .with_output(output))
         }
     }
@@ -83,10 +83,8 @@ fn time(headers: &HeaderMap, name: &HeaderName) -> Option<SystemTime> {
     httpdate::parse_http_date(headers.get(name)?.to_str().ok()?).ok()
 }
 
-/// An error with its causes, each once. What the connection pool wraps round them says nothing.
+/// An error with its causes, each once.
 pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let inner = error.source().filter(|_| error.is::<hyper_util::client::legacy::Error>());
-    let error = inner.unwrap_or(error);
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

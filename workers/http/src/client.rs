@@ -1,7 +1,7 @@
-//! The connections: pooled, direct or through a proxy, with TLS where it is asked for.
+//! Sends requests: over a connection that is kept, or a new one; direct or through a proxy, with TLS where it is
+//! asked for.
 
 use std::{
-    io,
     path::Path,
     pin::Pin,
     sync::Arc,
@@ -11,20 +11,16 @@ use std::{
 
 use base64::Engine;
 use bytes::Bytes;
-use http_body_util::Full;
 use hyper::{
-    Request, Response, Uri,
-    body::Incoming,
-    header::{HeaderValue, PROXY_AUTHORIZATION},
-    rt::{Read, ReadBufCursor, Write},
+    Uri,
+    body::{Frame, Incoming},
+    header::HeaderValue,
+    http::response::Parts,
 };
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::{
-    client::legacy::{
-        Client as Pool,
-        connect::{Connected, Connection, HttpConnector, proxy::Tunnel},
-    },
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    client::legacy::connect::{HttpConnector, proxy::Tunnel},
+    rt::TokioIo,
 };
 use rustls::{
     ClientConfig, RootCertStore,
@@ -34,15 +30,9 @@ use tokio::{net::TcpStream, sync::OnceCell};
 use tower_service::Service;
 use url::Url;
 
-use crate::resolve::Resolver;
+use crate::{connection::Connection, idle::Idle, request::Call, resolve::Resolver};
 
-/// How long a connection stays open without a request.
-const IDLE: Duration = Duration::from_secs(30);
-
-/// The largest head of an answer, and the largest read at once.
-const BUFFER_MAX: usize = 64 << 10;
-
-type Error = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// What a [`Client`] is made of.
 pub(crate) struct ClientOptions {
@@ -50,18 +40,17 @@ pub(crate) struct ClientOptions {
     pub connect_timeout: Duration,
     pub proxy: Option<Proxy>,
     pub ca: Vec<CertificateDer<'static>>,
-    /// How many connections to one host stay open without a request.
-    pub idle: usize,
+    /// How many requests there are at once.
+    pub slots: usize,
 }
 
-/// Sends requests over pooled connections.
+/// Sends requests over connections that are kept.
 pub(crate) struct Client {
     dial: Dial,
-    idle: usize,
-    plain: Pool<Dial, Full<Bytes>>,
+    idle: Arc<Idle>,
     ca: Vec<CertificateDer<'static>>,
     /// Made at the first `https` request: reading the system's certificates takes a while.
-    tls: OnceCell<Pool<HttpsConnector<Dial>, Full<Bytes>>>,
+    tls: OnceCell<HttpsConnector<Dial>>,
 }
 
 impl Client {
@@ -71,41 +60,84 @@ impl Client {
         http.set_nodelay(true);
         http.set_connect_timeout(Some(options.connect_timeout));
         let dial = Dial { http, proxy: options.proxy.map(Arc::new) };
-        let plain = pool(options.idle).build(dial.clone());
-        Client { dial, idle: options.idle, plain, ca: options.ca, tls: OnceCell::new() }
+        Client { dial, idle: Idle::new(options.slots), ca: options.ca, tls: OnceCell::new() }
     }
 
     /// Sends a request; answers when the head of its answer is there.
     ///
+    /// A connection that was kept may be closed by the server at any moment. If nothing of the request was sent on
+    /// it, or it may be carried out twice (RFC 9110, 9.2.2), it goes over another.
+    ///
     /// # Errors
     /// No connection, or it broke; or there are no certificates to trust.
-    pub(crate) async fn send(&self, mut request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Error> {
-        if request.uri().scheme_str() == Some("https") {
-            let tls = self.tls.get_or_try_init(|| self.tls_pool()).await?;
-            return Ok(tls.request(request).await?);
+    pub(crate) async fn send(&self, call: &Call) -> Result<Answer, Error> {
+        let proxy = self.dial.proxy.as_deref().filter(|_| !call.is_https());
+        let mut request = call.request(proxy)?;
+        while let Some((origin, mut connection)) = self.idle.take(call.origin()) {
+            if !connection.is_free().await {
+                continue;
+            }
+            match connection.send(request).await {
+                Ok(answer) => return Ok(self.answer(answer, origin, connection)),
+                Err(mut error) => match error.take_message() {
+                    Some(unsent) => request = unsent,
+                    None if call.is_idempotent() => {
+                        request = call.request(proxy)?;
+                        break;
+                    }
+                    None => return Err(error.into_error().into()),
+                },
+            }
         }
-        if let Some(authorization) = self.dial.proxy.as_ref().and_then(|proxy| proxy.authorization.clone()) {
-            request.headers_mut().insert(PROXY_AUTHORIZATION, authorization);
-        }
-        Ok(self.plain.request(request).await?)
+        // Boxed, since few requests need it and all would have to have room for it.
+        let mut connection = Box::pin(self.connect(call)).await?;
+        let answer = connection.send(request).await.map_err(|error| error.into_error())?;
+        Ok(self.answer(answer, call.origin().into(), connection))
     }
 
-    async fn tls_pool(&self) -> Result<Pool<HttpsConnector<Dial>, Full<Bytes>>, Error> {
+    fn answer(&self, answer: hyper::Response<Incoming>, origin: Box<str>, connection: Connection) -> Answer {
+        let (head, body) = answer.into_parts();
+        Answer { head, body, origin, connection, idle: self.idle.clone() }
+    }
+
+    async fn connect(&self, call: &Call) -> Result<Connection, Error> {
+        let to: Uri = call.origin().parse()?;
+        let stream = match call.is_https() {
+            true => self.tls.get_or_try_init(|| self.tls()).await?.clone().call(to).await?,
+            false => MaybeHttpsStream::Http(self.dial.clone().call(to).await?),
+        };
+        Ok(Connection::new(stream).await?)
+    }
+
+    async fn tls(&self) -> Result<HttpsConnector<Dial>, Error> {
         let ca = self.ca.clone();
         let config = tokio::task::spawn_blocking(move || tls_config(&ca)).await??;
         let builder = HttpsConnectorBuilder::new().with_tls_config(config).https_only().enable_http1();
-        Ok(pool(self.idle).build(builder.wrap_connector(self.dial.clone())))
+        Ok(builder.wrap_connector(self.dial.clone()))
     }
 }
 
-fn pool(idle: usize) -> hyper_util::client::legacy::Builder {
-    let mut builder = Pool::builder(TokioExecutor::new());
-    builder
-        .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(IDLE)
-        .pool_max_idle_per_host(idle)
-        .http1_max_buf_size(BUFFER_MAX);
-    builder
+/// An answer: its head, and the rest as it comes. Dropped before its end it takes its connection along.
+pub(crate) struct Answer {
+    pub head: Parts,
+    body: Incoming,
+    origin: Box<str>,
+    connection: Connection,
+    idle: Arc<Idle>,
+}
+
+impl Answer {
+    /// The next piece of the body; `None` at its end.
+    pub(crate) async fn frame(&mut self) -> Option<hyper::Result<Frame<Bytes>>> {
+        self.connection.frame(&mut self.body).await
+    }
+
+    /// The answer is read to its end: its connection serves the next request.
+    pub(crate) async fn finish(mut self) {
+        if self.connection.is_free().await {
+            self.idle.put(self.origin, self.connection);
+        }
+    }
 }
 
 /// Trusts what the system trusts, and the certificates given beside.
@@ -143,7 +175,7 @@ pub(crate) fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'stati
 /// A proxy that requests go through.
 pub(crate) struct Proxy {
     uri: Uri,
-    authorization: Option<HeaderValue>,
+    pub authorization: Option<HeaderValue>,
 }
 
 impl Proxy {
@@ -181,9 +213,9 @@ struct Dial {
 }
 
 impl Service<Uri> for Dial {
-    type Response = Link;
+    type Response = TokioIo<TcpStream>;
     type Error = Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Link, Error>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<TokioIo<TcpStream>, Error>> + Send>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.http.poll_ready(cx).map_err(Into::into)
@@ -192,62 +224,15 @@ impl Service<Uri> for Dial {
     fn call(&mut self, to: Uri) -> Self::Future {
         let Dial { mut http, proxy } = self.clone();
         Box::pin(async move {
-            let Some(proxy) = proxy else {
-                return Ok(Link { io: http.call(to).await?, through_proxy: false });
-            };
+            let Some(proxy) = proxy else { return Ok(http.call(to).await?) };
             if to.scheme_str() != Some("https") {
-                return Ok(Link { io: http.call(proxy.uri.clone()).await?, through_proxy: true });
+                return Ok(http.call(proxy.uri.clone()).await?);
             }
             let mut tunnel = Tunnel::new(proxy.uri.clone(), http);
             if let Some(authorization) = proxy.authorization.clone() {
                 tunnel = tunnel.with_auth(authorization);
             }
-            Ok(Link { io: tunnel.call(to).await?, through_proxy: false })
+            Ok(tunnel.call(to).await?)
         })
-    }
-}
-
-/// A connection.
-struct Link {
-    io: TokioIo<TcpStream>,
-    /// A proxy reads the requests on it, so they name the whole URL.
-    through_proxy: bool,
-}
-
-impl Connection for Link {
-    fn connected(&self) -> Connected {
-        self.io.connected().proxy(self.through_proxy)
-    }
-}
-
-impl Read for Link {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buf)
-    }
-}
-
-impl Write for Link {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
     }
 }

@@ -4,7 +4,9 @@
 mod answer;
 mod client;
 mod config;
+mod connection;
 mod guard;
+mod idle;
 mod params;
 mod request;
 mod resolve;

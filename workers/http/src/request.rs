@@ -11,9 +11,12 @@ use hyper::{
         USER_AGENT,
     },
 };
-use url::Url;
+use url::{Position, Url};
 
-use crate::{client::basic_authorization, params::HttpParams};
+use crate::{
+    client::{Proxy, basic_authorization},
+    params::HttpParams,
+};
 
 /// Headers that are the connection's own: a job that set them could break its framing.
 const FRAMING: [HeaderName; 8] =
@@ -107,19 +110,40 @@ impl Call {
         Ok(())
     }
 
-    /// The request as it goes out.
+    /// The request as it goes out: to the host itself, or to the proxy that reads it.
     ///
     /// # Errors
-    /// Dead: a URL that HTTP cannot carry.
-    pub(crate) fn request(&self) -> Result<Request<Full<Bytes>>, JobError> {
-        let uri: Uri = self.url[..url::Position::AfterQuery]
-            .parse()
-            .map_err(|error| JobError::dead(format!("`url`: {}: {error}", self.shown())))?;
+    /// A URL that HTTP cannot carry.
+    pub(crate) fn request(&self, proxy: Option<&Proxy>) -> Result<Request<Full<Bytes>>, hyper::http::Error> {
+        let from = if proxy.is_some() { Position::BeforeScheme } else { Position::BeforePath };
+        let uri: Uri = self.url[from..Position::AfterQuery].parse()?;
         let mut request = Request::new(Full::new(self.body.clone()));
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = uri;
-        *request.headers_mut() = self.headers.clone();
+        let mut headers = self.headers.clone();
+        if !headers.contains_key(HOST) {
+            headers
+                .insert(HOST, HeaderValue::from_str(&self.url[Position::BeforeHost..Position::AfterPort])?);
+        }
+        if let Some(authorization) = proxy.and_then(|proxy| proxy.authorization.clone()) {
+            headers.insert(PROXY_AUTHORIZATION, authorization);
+        }
+        *request.headers_mut() = headers;
         Ok(request)
+    }
+
+    /// Scheme, host and port: whom a connection leads to.
+    pub(crate) fn origin(&self) -> &str {
+        &self.url[..Position::AfterPort]
+    }
+
+    pub(crate) fn is_https(&self) -> bool {
+        self.url.scheme() == "https"
+    }
+
+    /// Whether the request may be carried out twice with the effect of one (RFC 9110, 9.2.2).
+    pub(crate) fn is_idempotent(&self) -> bool {
+        self.method.is_idempotent()
     }
 
     /// Turns into the request that a redirect asks for, as browsers do it (RFC 9110, 15.4).
@@ -206,7 +230,7 @@ mod tests {
     }
 
     fn uri(params: Value) -> String {
-        call(params).unwrap().request().unwrap().uri().to_string()
+        format!("http://x{}", call(params).unwrap().request(None).unwrap().uri())
     }
 
     #[test]

@@ -6,15 +6,14 @@ use ganger_core::{
     JobContext, JobError, OptionsError, Output, SlotContext, Worker, WorkerContext, WorkerError,
 };
 use hyper::{
-    HeaderMap, Response, StatusCode,
-    body::Incoming,
+    HeaderMap, StatusCode,
     header::{HeaderValue, LOCATION},
 };
 
 use crate::{
     HttpConfig, HttpParams, Statuses, UnknownParams,
     answer::{chain, read, unexpected},
-    client::{Client, ClientOptions, Proxy, read_certificates},
+    client::{Answer, Client, ClientOptions, Proxy, read_certificates},
     guard::{Guard, Guarded},
     params::PARAMS,
     request::{self, Call},
@@ -67,7 +66,7 @@ impl Worker for Http {
             connect_timeout: config.connect_timeout.get(),
             proxy,
             ca: ca.unwrap_or_default(),
-            idle: cx.slots.max(1) as usize,
+            slots: cx.slots as usize,
         });
         Ok(HttpShared(Arc::new(Shared { client, guard, user_agent, config })))
     }
@@ -78,9 +77,8 @@ impl Worker for Http {
 
     async fn work(&mut self, params: HttpParams, job: &JobContext) -> Result<Output, JobError> {
         refuse_unknown(&self.0.config, &params).map_err(|error| job.unfit(&error))?;
-        let call = Call::new(&params, job, &self.0.user_agent)?;
-        let shown = call.shown();
-        let run = self.0.run(call, params.expect.as_ref());
+        let mut call = Call::new(&params, job, &self.0.user_agent)?;
+        let run = self.0.run(&mut call, params.expect.as_ref());
         let limit = match (params.timeout, job.deadline()) {
             (Some(timeout), _) => timeout,
             (None, None) => self.0.config.request_timeout,
@@ -89,7 +87,7 @@ impl Worker for Http {
         };
         match tokio::time::timeout(limit.get(), run).await {
             Ok(result) => result,
-            Err(_) => Err(JobError::retry(format!("{shown}: no whole answer within {limit}"))),
+            Err(_) => Err(JobError::retry(format!("{}: no whole answer within {limit}", call.shown()))),
         }
     }
 }
@@ -106,14 +104,14 @@ fn refuse_unknown(config: &HttpConfig, params: &HttpParams) -> Result<(), Option
 }
 
 impl Shared {
-    async fn run(&self, mut call: Call, expect: Option<&Statuses>) -> Result<Output, JobError> {
+    async fn run(&self, call: &mut Call, expect: Option<&Statuses>) -> Result<Output, JobError> {
         let mut redirects = 0;
         loop {
-            let answer = self.send(&call).await?;
-            let status = answer.status();
+            let answer = self.send(call).await?;
+            let status = answer.head.status;
             let is_expected = expect.map_or(status.is_success(), |expect| expect.has(status.as_u16()));
             let Some(location) = self.redirect(&answer, is_expected) else {
-                return self.finish(&call, answer, is_expected).await;
+                return self.finish(call, answer, is_expected).await;
             };
             if redirects == self.config.redirects {
                 let most = self.config.redirects;
@@ -126,20 +124,23 @@ impl Shared {
         }
     }
 
-    async fn send(&self, call: &Call) -> Result<Response<Incoming>, JobError> {
+    async fn send(&self, call: &Call) -> Result<Answer, JobError> {
         if let Some(guard) = &self.guard {
             guard.check_url(&call.url).map_err(|why| refused(call, &why))?;
         }
-        self.client.send(call.request()?).await.map_err(|error| match find::<Guarded>(&*error) {
+        self.client.send(call).await.map_err(|error| match find::<Guarded>(&*error) {
             Some(why) => refused(call, why),
+            None if error.is::<hyper::http::Error>() => {
+                JobError::dead(format!("`url`: {}: {error}", call.shown()))
+            }
             None => JobError::retry(format!("{}: {}", call.shown(), chain(&*error))),
         })
     }
 
     /// Where an answer redirects to, unless the redirect is what the job wants.
-    fn redirect(&self, answer: &Response<Incoming>, is_expected: bool) -> Option<HeaderValue> {
+    fn redirect(&self, answer: &Answer, is_expected: bool) -> Option<HeaderValue> {
         let is_redirect = matches!(
-            answer.status(),
+            answer.head.status,
             StatusCode::MOVED_PERMANENTLY
                 | StatusCode::FOUND
                 | StatusCode::SEE_OTHER
@@ -149,25 +150,20 @@ impl Shared {
         if is_expected || !is_redirect || self.config.redirects == 0 {
             return None;
         }
-        answer.headers().get(LOCATION).cloned()
+        answer.head.headers.get(LOCATION).cloned()
     }
 
-    async fn finish(
-        &self,
-        call: &Call,
-        answer: Response<Incoming>,
-        is_expected: bool,
-    ) -> Result<Output, JobError> {
+    async fn finish(&self, call: &Call, answer: Answer, is_expected: bool) -> Result<Output, JobError> {
         let max = usize::try_from(self.config.output_max.get()).unwrap_or(usize::MAX);
-        let status = answer.status();
+        let status = answer.head.status;
         if is_expected {
-            return read(&call.shown(), answer, max).await;
+            return read(call, answer, max).await;
         }
-        let headers: HeaderMap = answer.headers().clone();
+        let headers: HeaderMap = answer.head.headers.clone();
         let wait_max: Duration = self.config.retry_after_max.get();
         let error = unexpected(&call.shown(), status, &headers, &self.config.retry_on, wait_max);
         // The status says what to do, whether or not the rest of the answer comes.
-        let output = match read(&call.shown(), answer, max).await {
+        let output = match read(call, answer, max).await {
             Ok(output) => output,
             Err(broke) => broke.into_parts().2.unwrap_or_default(),
         };

@@ -257,6 +257,76 @@ async fn proxies_are_used_only_where_the_config_names_one() {
 }
 
 #[tokio::test]
+async fn https_goes_through_the_proxy_in_a_tunnel() {
+    let proxy = support::serve_tunnels().await;
+    let address = support::serve_tls("safe").await;
+    let ca = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/tls/ca.pem");
+    let url = json!({"url": format!("https://localhost:{}/", address.port())});
+    let config = json!({"ca_file": ca, "proxy": format!("http://u:p@{}", proxy.address)});
+    let mut http = worker(config).await.unwrap();
+    for _ in 0..2 {
+        let context = job(&url);
+        let output = http.work(context.params().unwrap(), &context).await.unwrap();
+        assert_eq!(output.text(), "safe");
+    }
+    let asked = proxy.asked();
+    assert_eq!(asked.len(), 1, "the tunnel is used again: {asked:?}");
+    let (first, headers) = asked[0].split_once("\r\n").unwrap();
+    assert_eq!(first, format!("CONNECT localhost:{} HTTP/1.1", address.port()));
+    assert!(headers.to_ascii_lowercase().contains("proxy-authorization: basic dtpw"), "{headers}");
+
+    let refuses = json!({"ca_file": ca, "proxy": format!("http://{}", proxy.address)});
+    let error = run(refuses, url).await.unwrap_err();
+    assert_eq!(error.advice(), Advice::Retry);
+    assert!(error.message().contains("proxy"), "{error}");
+}
+
+#[tokio::test]
+async fn a_connection_that_the_server_closed_is_not_used_again() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let (told, mut closed) = tokio::sync::mpsc::channel(1);
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 1024]).await;
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+            drop(stream);
+            told.send(()).await.unwrap();
+        }
+    });
+    let mut http = worker(json!({})).await.unwrap();
+    for _ in 0..5 {
+        let post = job(&json!({"url": url, "method": "POST", "body": "once"}));
+        assert_eq!(http.work(post.params().unwrap(), &post).await.unwrap().text(), "ok");
+        closed.recv().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_got_lost_on_a_kept_connection_goes_again_only_if_that_is_harmless() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        loop {
+            // Answers the first request of each connection, and closes it when the second is there.
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 1024]).await;
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+            let _ = stream.read(&mut [0; 1024]).await;
+        }
+    });
+    let mut http = worker(json!({})).await.unwrap();
+    let get = job(&json!({"url": url}));
+    for _ in 0..2 {
+        assert_eq!(http.work(get.params().unwrap(), &get).await.unwrap().text(), "ok");
+    }
+    let post = job(&json!({"url": url, "method": "POST", "body": "once"}));
+    let error = http.work(post.params().unwrap(), &post).await.unwrap_err();
+    assert_eq!(error.advice(), Advice::Retry, "{error}");
+}
+
+#[tokio::test]
 async fn s7_an_error_shows_no_password_and_no_query() {
     let server = serve(|_| async { answer(404, &[], "") }).await;
     let url = format!("http://user:canary@{}/path?key=canary", server.address);

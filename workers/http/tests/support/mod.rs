@@ -5,7 +5,7 @@ use std::{
     convert::Infallible,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -15,7 +15,10 @@ use http_body_util::{BodyExt, Full};
 use hyper::{HeaderMap, Method, Response, Uri, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-use tokio::net::TcpListener;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
+    net::{TcpListener, TcpStream},
+};
 
 /// A request, read whole.
 #[derive(Clone, Debug)]
@@ -130,6 +133,46 @@ pub async fn serve_tls(body: &'static str) -> SocketAddr {
         }
     });
     address
+}
+
+/// A proxy that only makes tunnels, and only for those with a name and password.
+pub struct Tunnels {
+    pub address: SocketAddr,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl Tunnels {
+    /// The heads of the requests that it granted.
+    pub fn asked(&self) -> Vec<String> {
+        self.asked.lock().unwrap().clone()
+    }
+}
+
+/// Serves tunnels on a free port of 127.0.0.1; they lead to this machine, whatever name is asked for.
+pub async fn serve_tunnels() -> Tunnels {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let proxy = Tunnels { address: listener.local_addr().unwrap(), asked: Arc::default() };
+    let asked = proxy.asked.clone();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(client.read_u8().await.unwrap());
+            }
+            let head = String::from_utf8(head).unwrap();
+            if !head.to_ascii_lowercase().contains("proxy-authorization") {
+                let no = b"HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\n\r\n";
+                client.write_all(no).await.unwrap();
+                continue;
+            }
+            let port = head.split([' ', ':']).nth(2).unwrap().parse::<u16>().unwrap();
+            asked.lock().unwrap().push(head);
+            client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+            let mut server = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+            tokio::spawn(async move { copy_bidirectional(&mut client, &mut server).await });
+        }
+    });
+    proxy
 }
 
 /// An answer.
