@@ -32,8 +32,10 @@ pub struct HttpIntakeConfig {
     pub max_connections: u32,
     /// The most requests that wait for their jobs at once.
     pub max_waiting: u32,
-    /// The longest time until a request's head is there, from the connection or the answer before.
+    /// The longest time until a request's head is there, from the connection or, in a later one, its first byte.
     pub header_timeout: Period,
+    /// The longest time that a connection stays open without a request, from the answer before.
+    pub idle_timeout: Period,
     /// The longest time for a request's body to come, and for a client to take the next piece of its answer.
     pub body_timeout: Period,
     /// How much of a job's output is answered; the head and the tail of a longer one.
@@ -56,6 +58,7 @@ impl Default for HttpIntakeConfig {
             max_connections: 1_024,
             max_waiting: 1_000,
             header_timeout: Period::secs(30),
+            idle_timeout: Period::secs(60),
             body_timeout: Period::secs(30),
             output_max: ByteSize::new(OUTPUT_MAX as u64),
         }

@@ -3,13 +3,15 @@
 use std::{
     collections::BTreeMap,
     convert::Infallible,
+    future::poll_fn,
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::Poll,
     time::Duration,
 };
 
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -18,7 +20,11 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::{intake::Door, paced::Paced, routes};
+use crate::{
+    intake::Door,
+    paced::{Limits, Paced, Phase, Turn, Watch},
+    routes,
+};
 
 /// The largest head of a request, in bytes.
 const HEAD_MAX: usize = 64 << 10;
@@ -119,9 +125,12 @@ async fn refuse(mut stream: TcpStream, _refusal: OwnedSemaphorePermit) {
 async fn connection(stream: TcpStream, door: Arc<Door>, idle: Arc<Idle>, _place: OwnedSemaphorePermit) {
     let _ = stream.set_nodelay(true);
     let seat = Seat::new(idle);
-    let close = seat.close.clone();
-    let stop = door.stop.clone();
-    let (header_timeout, body_timeout) = (door.config.header_timeout.get(), door.config.body_timeout.get());
+    let (close, stop, turn) = (seat.close.clone(), door.stop.clone(), seat.turn.clone());
+    let limits = Limits {
+        head: door.config.header_timeout.get(),
+        idle: door.config.idle_timeout.get(),
+        write: door.config.body_timeout.get(),
+    };
     let seat = Arc::new(seat);
     let watched = seat.clone();
     let service = service_fn(move |request: Request<Incoming>| {
@@ -133,15 +142,19 @@ async fn connection(stream: TcpStream, door: Arc<Door>, idle: Arc<Idle>, _place:
         }
     });
     let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(header_timeout)
+        .header_read_timeout(None)
         .max_buf_size(HEAD_MAX)
-        .serve_connection(TokioIo::new(Paced::new(stream, body_timeout)), service);
+        .serve_connection(TokioIo::new(Paced::new(stream, limits, turn.clone())), service);
     let mut served = std::pin::pin!(served);
+    let mut watch = Watch::new(limits, turn);
+    let ended = poll_fn(|cx| match served.as_mut().poll(cx) {
+        Poll::Ready(_) => Poll::Ready(()),
+        Poll::Pending => watch.poll(cx),
+    });
     // An error is a client that went away or was too slow: nobody is left to be told.
     let last = tokio::select! {
         biased;
-        _ = served.as_mut() => return,
+        () = ended => return,
         () = close.notified() => LAST_BYTES_FULL,
         () = stop.wait() => LAST_BYTES,
     };
@@ -192,13 +205,14 @@ struct Seat {
     idle: Arc<Idle>,
     number: Mutex<Option<u64>>,
     close: Arc<Notify>,
+    turn: Turn,
 }
 
 impl Seat {
     fn new(idle: Arc<Idle>) -> Self {
         let close = Arc::new(Notify::new());
         let number = Mutex::new(Some(idle.sit(&close)));
-        Seat { idle, number, close }
+        Seat { idle, number, close, turn: Turn::default() }
     }
 
     fn number(&self) -> MutexGuard<'_, Option<u64>> {
@@ -228,12 +242,14 @@ struct Busy(Arc<Seat>);
 impl Busy {
     fn new(seat: Arc<Seat>) -> Self {
         seat.rise();
+        seat.turn.begin(Phase::Busy);
         Busy(seat)
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
+        self.0.turn.begin(Phase::Idle);
         let number = self.0.idle.sit(&self.0.close);
         *self.0.number() = Some(number);
     }

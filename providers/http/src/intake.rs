@@ -14,6 +14,7 @@ use crate::{
     address::{Hosts, bind, endpoint},
     admission::Admission,
     connections,
+    wait::Ends,
 };
 
 /// Takes jobs in over HTTP.
@@ -40,6 +41,8 @@ pub(crate) struct Door {
     pub stop: Stop,
     /// Requests that may wait for their jobs.
     pub waiting: Arc<Semaphore>,
+    /// What they wait for.
+    pub ends: Ends,
 }
 
 impl HttpIntake {
@@ -85,8 +88,13 @@ impl Intake for HttpIntake {
         tracing::info!(intake = name, store = sink.name, "listening on http://{address}{endpoint}");
         let hosts = Hosts::new(address, &config);
         let waiting = Arc::new(Semaphore::new(config.max_waiting as usize));
-        let door = Door { name, endpoint, methods, hosts, admission, config, sink, stop, waiting };
-        connections::serve(listener, Arc::new(door)).await;
+        let ends = Ends::default();
+        let door =
+            Arc::new(Door { name, endpoint, methods, hosts, admission, config, sink, stop, waiting, ends });
+        tokio::select! {
+            () = connections::serve(listener, door.clone()) => {}
+            () = door.ends.serve(&door.name, &*door.sink.sink, &door.stop) => {}
+        }
         Ok(())
     }
 }

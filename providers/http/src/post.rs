@@ -178,7 +178,7 @@ async fn carry(
     };
     tokio::select! {
         biased;
-        ended = wait::until_end(&door, &id, limit) => {
+        ended = door.ends.until_end(&id, limit) => {
             let answer = match ended {
                 Some(ended) => fate::answer(ended, usize::try_from(door.config.output_max.get()).unwrap_or(usize::MAX)),
                 None => accepted(&door, &id, wait::state(&door, &id).await.unwrap_or(stored.state), wish),

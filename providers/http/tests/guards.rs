@@ -66,6 +66,43 @@ async fn s9_a_slow_head_and_a_slow_body_are_cut_off() {
 }
 
 #[tokio::test]
+async fn s9_who_stays_on_has_a_limit_of_its_own() {
+    let send = async |stream: &mut TcpStream, text: &str| stream.write_all(text.as_bytes()).await.unwrap();
+    let asks = "GET /job/add/some-id HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    let is_closed = async |stream: &mut TcpStream| {
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest).await;
+        rest.is_empty()
+    };
+    // One that has been answered is closed soon; one that has sent nothing yet, or half a head, is not.
+    let house = open(json!({"idle_timeout": "50ms", "header_timeout": "5m"})).await;
+    let mut fresh = TcpStream::connect(house.address).await.unwrap();
+    let mut slow = TcpStream::connect(house.address).await.unwrap();
+    send(&mut slow, asks).await;
+    assert_eq!(reply(&mut slow).await.status, 404);
+    send(&mut slow, "GET /job").await;
+    let mut idle = TcpStream::connect(house.address).await.unwrap();
+    send(&mut idle, asks).await;
+    assert_eq!(reply(&mut idle).await.status, 404);
+    assert!(is_closed(&mut idle).await);
+    send(&mut slow, &asks[8..]).await;
+    send(&mut fresh, asks).await;
+    assert_eq!((reply(&mut slow).await.status, reply(&mut fresh).await.status), (404, 404));
+    // And the other way round: half a head is closed soon, one that is idle is not.
+    let house = open(json!({"idle_timeout": "5m", "header_timeout": "50ms"})).await;
+    let mut idle = TcpStream::connect(house.address).await.unwrap();
+    send(&mut idle, asks).await;
+    assert_eq!(reply(&mut idle).await.status, 404);
+    let mut slow = TcpStream::connect(house.address).await.unwrap();
+    send(&mut slow, asks).await;
+    assert_eq!(reply(&mut slow).await.status, 404);
+    send(&mut slow, "GET /job").await;
+    assert!(is_closed(&mut slow).await);
+    send(&mut idle, asks).await;
+    assert_eq!(reply(&mut idle).await.status, 404);
+}
+
+#[tokio::test]
 async fn s9_idle_connections_make_room_and_busy_ones_do_not() {
     let house = open(json!({"max_connections": 3})).await;
     let mut idle = Vec::new();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use ganger_conformance::eventually;
 use ganger_core::{Output, Settlement, State, Verdict};
 use serde_json::json;
-use support::{open, reply};
+use support::{Held, open, reply};
 
 const JOB: &str = r#"{"type":"http","params":{"url":"http://x/"}}"#;
 
@@ -232,4 +232,28 @@ async fn a_stop_answers_who_waits_for_jobs_that_have_not_begun() {
     house.end(&held, Verdict::Done, Output::new("out"), None).await;
     assert_eq!(reply(&mut running).await.text(), "out");
     house.served.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_requests_that_wait_are_one_question_to_the_store() {
+    let house = open(json!({})).await;
+    let mut waiting = Vec::new();
+    for n in 0..300 {
+        let job = format!(r#"{{"type":"http","id":"{n}"}}"#);
+        waiting.push(house.begin("POST", "/job/add", &[], job).await);
+    }
+    let held = house.take_many("http", 300).await;
+    for some in held.chunks(75) {
+        let end = |held: &Held| {
+            let mut settlement = Settlement::new(held.lease, Verdict::Done);
+            settlement.more_mut().output = Some(Output::new(held.job.id.as_ref().unwrap().to_string()));
+            settlement
+        };
+        house.settle_all(some.iter().map(end).collect()).await;
+    }
+    for (n, stream) in waiting.iter_mut().enumerate() {
+        let reply = reply(stream).await;
+        assert_eq!((reply.status, reply.text()), (200, n.to_string()));
+    }
+    assert_eq!(house.asking.most(), 1, "at any time");
 }

@@ -6,15 +6,15 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use ganger_core::{
-    Beat, Catalog, Clock, DynProvider, Entry, Exchange, Intake, IntakeContext, IntakeSink, Job, LeaseRef,
-    Output, Room, Settlement, Sink, State, Stopper, Timestamp, Token, TypeInfo, TypeRoom, Verdict,
-    erase_provider,
+    Batch, Beat, BoxFuture, Catalog, Clock, DynProvider, Ended, Enqueued, Entry, Exchange, Intake,
+    IntakeContext, IntakeSink, Job, JobId, LeaseRef, Output, ProviderError, Refused, Room, Settlement, Sink,
+    State, Stopper, Timestamp, Token, TypeInfo, TypeRoom, Verdict, erase_provider,
 };
 use ganger_provider_http::{HttpIntake, HttpIntakeConfig};
 use ganger_provider_memory::MemoryProvider;
@@ -62,6 +62,54 @@ pub struct House {
     pub sink: Arc<dyn Sink>,
     pub stopper: Stopper,
     pub served: JoinHandle<()>,
+    /// The questions of the intake to the store about jobs' ends.
+    pub asking: Arc<Asking>,
+}
+
+/// A sink that counts how many questions about jobs' ends it is asked at once.
+pub struct Asking {
+    sink: Arc<dyn Sink>,
+    now: AtomicUsize,
+    most: AtomicUsize,
+}
+
+impl Asking {
+    pub fn most(&self) -> usize {
+        self.most.load(Ordering::SeqCst)
+    }
+}
+
+struct Question<'a>(&'a AtomicUsize);
+
+impl Drop for Question<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+type Answer<'a, T> = BoxFuture<'a, Result<T, ProviderError>>;
+
+impl Sink for Asking {
+    fn enqueue(&self, batch: Batch) -> Answer<'_, Vec<Result<Enqueued, Refused>>> {
+        self.sink.enqueue(batch)
+    }
+    fn states<'a>(&'a self, ids: &'a [JobId]) -> Answer<'a, Vec<Option<State>>> {
+        self.sink.states(ids)
+    }
+    fn ended<'a>(&'a self, ids: &'a [JobId]) -> Answer<'a, Vec<Ended>> {
+        Box::pin(async move {
+            let now = self.now.fetch_add(1, Ordering::SeqCst) + 1;
+            self.most.fetch_max(now, Ordering::SeqCst);
+            let _question = Question(&self.now);
+            self.sink.ended(ids).await
+        })
+    }
+    fn managers(&self) -> Answer<'_, Vec<Beat>> {
+        self.sink.managers()
+    }
+    fn cancel<'a>(&'a self, id: &'a JobId) -> Answer<'a, bool> {
+        self.sink.cancel(id)
+    }
 }
 
 pub async fn open(config: Value) -> House {
@@ -72,10 +120,11 @@ pub async fn open(config: Value) -> House {
     let intake = HttpIntake::open(config, context("door")).await.unwrap();
     let address = intake.local_addr();
     let (stopper, sink) = (Stopper::default(), store.sink().unwrap());
-    let into = IntakeSink { name: "memory".into(), sink: sink.clone(), admin: store.admin() };
+    let asking = Arc::new(Asking { sink: sink.clone(), now: AtomicUsize::new(0), most: AtomicUsize::new(0) });
+    let into = IntakeSink { name: "memory".into(), sink: asking.clone(), admin: store.admin() };
     let stop = stopper.handle();
     let served = tokio::spawn(async move { intake.run(into, stop).await.unwrap() });
-    House { address, store, sink, stopper, served }
+    House { address, store, sink, stopper, served, asking }
 }
 
 /// The next token of the one manager there is.
@@ -134,30 +183,43 @@ impl House {
 
     /// Leases the next job of a type.
     pub async fn take(&self, kind: &str) -> Held {
-        let room = Room {
-            types: vec![TypeRoom { kind: kind.into(), jobs: 1 }],
-            jobs: 1,
-            bytes: 1 << 20,
-            suspect: false,
-            crashed: false,
-        };
-        loop {
+        self.take_many(kind, 1).await.remove(0)
+    }
+
+    /// Leases so many jobs of a type.
+    pub async fn take_many(&self, kind: &str, count: u32) -> Vec<Held> {
+        let mut taken = Vec::new();
+        while (taken.len() as u32) < count {
+            let jobs = count - taken.len() as u32;
+            let room = Room {
+                types: vec![TypeRoom { kind: kind.into(), jobs }],
+                jobs,
+                bytes: 1 << 20,
+                suspect: false,
+                crashed: false,
+            };
             let token = next_token();
             let give =
                 Exchange { token, settle: Vec::new(), room: room.clone(), lease: Duration::from_secs(600) };
             let leased = self.store.exchange(&give).await.unwrap().leased;
-            if let Some(leased) = leased.into_iter().next() {
-                let Entry::Job(job) = leased.entry else { panic!("a job") };
-                return Held { lease: LeaseRef { token, index: leased.index }, job };
+            if leased.is_empty() {
+                self.store.wait(&room).await.unwrap();
             }
-            self.store.wait(&room).await.unwrap();
+            for leased in leased {
+                let Entry::Job(job) = leased.entry else { panic!("a job") };
+                taken.push(Held { lease: LeaseRef { token, index: leased.index }, job });
+            }
         }
+        taken
     }
 
     pub async fn settle(&self, settlement: Settlement) {
+        self.settle_all(vec![settlement]).await;
+    }
+
+    pub async fn settle_all(&self, settle: Vec<Settlement>) {
         let token = next_token();
-        let give =
-            Exchange { token, settle: vec![settlement], room: Room::none(), lease: Duration::from_secs(600) };
+        let give = Exchange { token, settle, room: Room::none(), lease: Duration::from_secs(600) };
         assert!(self.store.exchange(&give).await.unwrap().stale.is_empty());
     }
 
