@@ -1,6 +1,6 @@
 //! GoWorker's faults that show only in a whole process.
 
-use ganger_e2e::{Place, eventually, free_port, get, post};
+use ganger_e2e::{Place, eventually, free_port, get, post, request};
 
 use crate::server::Server;
 
@@ -188,4 +188,77 @@ fn b31_a_thousand_http_jobs_leave_no_files_open() {
     place.ganger_fed(&["enqueue", "-c", "b31.toml"], &job.repeat(1000)).ok();
     eventually("a thousand requests", || (server.requests().len() == 1000).then_some(()));
     eventually("few open files", || (open() < 60).then_some(()));
+}
+
+/// A command that forks as long as it may: what it made ends with it, and the next job runs. How many processes a
+/// command may have is not bounded yet.
+#[test]
+fn f22_a_command_that_forks_and_forks_is_ended_with_all_it_made() {
+    const CHILDREN: usize = 300;
+    let place = Place::new();
+    place.write("f22.toml", disk_and("[[workers]]\ncli = { workers = 1, grace = \"200ms\" }\n"));
+    let running = place.start(&["run", "-c", "f22.toml"]);
+    // Deaf to TERM, and each child in turn.
+    let script = format!(
+        "trap '' TERM; i=0; while [ $i -lt {CHILDREN} ]; do sleep 600 & echo $! >> pids; i=$((i+1)); done; touch all; wait"
+    );
+    place.ganger(&["enqueue", "-c", "f22.toml", "cli", "--id", "bomb", "--", "sh", "-c", &script]).ok();
+    eventually("all children", || place.read("all"));
+    place.ganger(&["job", "cancel", "-c", "f22.toml", "bomb"]).ok();
+    let next = place.ganger(&["enqueue", "-c", "f22.toml", "cli", "--wait", "--", "echo", "on"]);
+    assert_eq!(next.stdout, "on\n", "{}{}", next.stderr, running.stderr());
+    let pids: Vec<u32> = place.read("pids").unwrap().lines().filter_map(|line| line.parse().ok()).collect();
+    assert_eq!(pids.len(), CHILDREN);
+    eventually("end of all children", || (!pids.iter().any(|pid| crate::crash::lives(*pid))).then_some(()));
+    let shown = place.ganger(&["job", "show", "-c", "f22.toml", "bomb", "--json"]).ok().json();
+    assert_eq!(shown["state"], "cancelled", "{shown}");
+}
+
+#[test]
+fn p11_secrets_are_in_no_log_and_no_answer() {
+    let place = Place::new();
+    let (stats, port) = (free_port(), free_port());
+    place.write("token", "canary-file\n");
+    place.write(
+        "p11.toml",
+        format!(
+            "stats_port = \"127.0.0.1:{stats}\"\nstats_token = \"canary-stats\"\n\
+             [[providers]]\ndisk = {{ db_name = \"jobs.db\" }}\n\
+             [[providers]]\nhttp = {{ listen_on = \"127.0.0.1:{port}\", token = \"${{file:token}}\", accept = [\"cli\"] }}\n\
+             [[workers]]\ncli = {{}}\n\
+             [[workers]]\nhttp = {{ proxy = \"http://user:canary-proxy@127.0.0.1:1\" }}\n"
+        ),
+    );
+    let mut told = String::new();
+    for args in [&["check", "-c", "p11.toml"][..], &["check", "-c", "p11.toml", "--json", "--log", "trace"]] {
+        let finished = place.ganger(args).ok();
+        told.push_str(&(finished.stdout + &finished.stderr));
+    }
+    let running = place.start(&["run", "-c", "p11.toml", "--log", "trace"]);
+    let wrong = [("Authorization", "Bearer canary-wrong")];
+    let job = br#"{"type":"http","params":{"url":"http://u:canary-url@h.example/?key=canary-query"}}"#;
+    let refused = eventually("refusal", || request(port, "POST", "/job/add", &wrong, job));
+    assert_eq!(refused.status, 401, "{}", refused.text());
+    let right = [("Authorization", "Bearer canary-file")];
+    let dead = request(port, "POST", "/job/add", &right, job).unwrap();
+    assert_eq!(dead.status, 500, "no proxy is there: {}", dead.text());
+    let env = br#"{"type":"cli","params":{"command":"env"},"capture_output":true}"#;
+    let env = request(port, "POST", "/job/add", &right, env).unwrap();
+    assert!(env.status == 200 && env.text().contains("PATH="), "{}", env.text());
+    for answer in [refused, dead, env] {
+        told.push_str(&answer.text());
+        told.extend(answer.headers.iter().map(|(name, value)| format!("{name}: {value}\n")));
+    }
+    for path in ["/manager/stats", "/readyz", "/healthz"] {
+        told.push_str(&request(stats, "GET", path, &wrong, b"").unwrap().text());
+        told.push_str(
+            &request(stats, "GET", path, &[("Authorization", "Bearer canary-stats")], b"").unwrap().text(),
+        );
+    }
+    running.terminate();
+    let finished = running.finish();
+    told.push_str(&(finished.stdout + &finished.stderr));
+    assert!(told.contains("ganger works"), "{told}");
+    let lines: Vec<&str> = told.lines().filter(|line| line.contains("canary")).collect();
+    assert!(lines.is_empty(), "{lines:#?}");
 }
