@@ -158,10 +158,10 @@ fn views(db: &Connection, clause: &Clause, limit: usize) -> Result<Vec<JobView>,
     let mut rows = statement.query(&*clause.params())?;
     let mut views = Vec::new();
     while let Some(row) = rows.next()? {
-        let state: State = row.get::<_, String>(18)?.parse().unwrap_or(State::Ready);
-        let handled: Option<String> = row.get(22)?;
+        let state: State = row.get::<_, String>(19)?.parse().unwrap_or(State::Ready);
+        let handled: Option<String> = row.get(23)?;
         let (reason, due, changed): (Option<String>, Option<i64>, i64) =
-            (row.get(19)?, row.get(20)?, row.get(21)?);
+            (row.get(20)?, row.get(21)?, row.get(22)?);
         let row = Row::read(db, row)?;
         let (seq, raw, record) = (row.seq, row.raw().map(<[u8]>::to_vec), row.record());
         let id: JobId = row.id.parse().unwrap_or_default();
