@@ -42,6 +42,9 @@ const LOOK: Duration = Duration::from_millis(20);
 /// How long a command waits for the system to have a process or a file for it again.
 const SHORTAGE_MAX: Duration = Duration::from_secs(30);
 
+/// How long a slot that has done a run looks for the next one before it sleeps.
+const AWAKE: Duration = Duration::from_micros(100);
+
 /// How much is read at once.
 const READ_MAX: usize = 64 << 10;
 
@@ -82,7 +85,7 @@ impl Slot {
         let mut far =
             Far { common, killer, seat, group: Arc::clone(&group), buffer: vec![0; READ_MAX].into() };
         thread::Builder::new().name(format!("ganger-{name}")).stack_size(256 << 10).spawn(move || {
-            while let Ok(Order { params, job, reply }) = incoming.recv() {
+            while let Some(Order { params, job, reply }) = next(&incoming) {
                 let ended = far.run(&params, &job);
                 // Before the reply, so that a job's params and context do not outlive its run.
                 drop((params, job));
@@ -97,6 +100,20 @@ impl Slot {
     pub(crate) fn order(&self, order: Order) -> bool {
         self.group.begin();
         self.orders.send(order).is_ok()
+    }
+}
+
+/// The next order; `None` when no more come. Of a busy slot it follows within microseconds: to look for it, letting
+/// others run, costs less than to sleep and to be woken.
+fn next(orders: &mpsc::Receiver<Order>) -> Option<Order> {
+    let since = Instant::now();
+    loop {
+        match orders.try_recv() {
+            Ok(order) => return Some(order),
+            Err(mpsc::TryRecvError::Disconnected) => return None,
+            Err(mpsc::TryRecvError::Empty) if since.elapsed() < AWAKE => thread::yield_now(),
+            Err(mpsc::TryRecvError::Empty) => return orders.recv().ok(),
+        }
     }
 }
 
