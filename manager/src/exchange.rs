@@ -119,7 +119,7 @@ impl ExchangeLoop {
             match self.next_step(&ask) {
                 Step::Go => {}
                 Step::Gather(until) => {
-                    self.source.gather();
+                    self.source.gather(GATHER_JOBS.saturating_sub(self.settle.len()));
                     self.rest(Some(until)).await;
                     continue;
                 }
@@ -206,7 +206,7 @@ impl ExchangeLoop {
         let since = *self.gather_since.get_or_insert(now);
         let worth = !settles || self.settle.len() >= GATHER_JOBS;
         let end = since + if worth { GATHER } else { GATHER_MAX };
-        if pressing || now >= end { Step::Go } else { Step::Gather(end.min(now + GATHER)) }
+        if pressing || now >= end { Step::Go } else { Step::Gather(end) }
     }
 
     /// Until the bell, a new order, or a time.

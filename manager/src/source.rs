@@ -36,8 +36,8 @@ pub(crate) struct Source {
 struct Outbox {
     settle: Vec<Settlement>,
     urgent: bool,
-    /// The exchange comes by itself soon: only an urgent verdict rings.
-    gathering: bool,
+    /// The exchange comes by itself soon: only so many verdicts ring, or an urgent one.
+    gathering: Option<usize>,
 }
 
 impl Source {
@@ -112,11 +112,13 @@ impl Source {
             return;
         }
         let mut outbox = self.outbox();
-        let first = outbox.settle.is_empty() && !outbox.gathering;
+        let before = outbox.settle.len();
         outbox.settle.append(settle);
         outbox.urgent |= urgent;
+        let enough = outbox.gathering.unwrap_or(1);
+        let rings = urgent || (before < enough && outbox.settle.len() >= enough);
         drop(outbox);
-        if first || urgent {
+        if rings {
             self.bell.notify_one();
         }
     }
@@ -129,13 +131,14 @@ impl Source {
         } else {
             into.append(&mut outbox.settle);
         }
-        outbox.gathering = false;
+        outbox.gathering = None;
         std::mem::take(&mut outbox.urgent)
     }
 
-    /// From now until the next [`Source::collect`] verdicts are gathered: those that nobody waits for do not ring.
-    pub(crate) fn gather(&self) {
-        self.outbox().gathering = true;
+    /// From now until the next [`Source::collect`] verdicts are gathered: those that nobody waits for do not ring
+    /// until there are `enough`. With none wanted they do not ring at all.
+    pub(crate) fn gather(&self, enough: usize) {
+        self.outbox().gathering = Some(enough);
     }
 }
 
