@@ -81,7 +81,8 @@ impl Client {
                 Ok(answer) => return Ok(self.answer(answer, origin, connection)),
                 Err(mut error) => match error.take_message() {
                     Some(unsent) => request = unsent,
-                    None if call.is_idempotent() => {
+                    // An answer that cannot be read is an answer.
+                    None if call.is_idempotent() && !error.error().is_parse() => {
                         request = call.request(proxy)?;
                         break;
                     }
