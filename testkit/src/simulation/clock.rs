@@ -8,7 +8,8 @@ use std::{
 use ganger_core::{Clock, Timestamp};
 use tokio::time::Instant;
 
-/// Tokio's time, which the simulation pauses; a wall clock that starts at a fixed day and can be made to jump.
+/// Tokio's time, which the simulation pauses; a wall clock that starts at a fixed day and can be made to
+/// jump.
 pub struct SimClock {
     start: Instant,
     skew_millis: AtomicI64,

@@ -45,24 +45,28 @@ pub struct Fate {
     pub millis: u64,
     /// How many jobs follow from the one that ends well.
     pub follow: u32,
+    /// It waits to be asked to stop, and then takes so many milliseconds to end.
+    pub heeds: Option<u64>,
 }
 
 impl Fate {
     /// Ends well, at once.
-    pub const WELL: Fate = Fate { how: How::Error, fails: 0, millis: 1, follow: 0 };
+    pub const WELL: Fate = Fate { how: How::Error, fails: 0, millis: 1, follow: 0, heeds: None };
 
-    /// Draws one.
-    pub fn draw(chance: &mut Chance) -> Self {
+    /// Draws one: some runs last about as long as a lease, most are quick.
+    pub fn draw(chance: &mut Chance, lease: Duration) -> Self {
         use How::{Dead, Discard, Error, Hang, Lost, Panic, RetryAfter};
         let how = chance.one_of(&[Error, Error, RetryAfter, Panic, Hang, Dead, Discard, Lost]);
         let fails = if chance.hits(60) { 0 } else { chance.between(1, 3) as u32 };
+        let long = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
         let millis = match chance.below(10) {
-            0 => chance.between(2_000, 20_000),
-            1..4 => chance.between(20, 2_000),
+            0 | 1 => chance.between(long * 2 / 5, long * 7 / 5),
+            2..4 => chance.between(20, long.min(2_000)),
             _ => chance.between(0, 10),
         };
         let follow = if chance.hits(20) { chance.between(1, 2) as u32 } else { 0 };
-        Fate { how, fails, millis, follow }
+        let heeds = chance.hits(15).then(|| chance.between(0, 800));
+        Fate { how, fails, millis, follow, heeds }
     }
 
     /// A job of this fate.
@@ -70,8 +74,7 @@ impl Fate {
         let mut job = Job::new(kind, &self).expect("a fate is plain JSON");
         job.name = Some(name.into());
         job.retries = Some(retries);
-        job.timeout =
-            (self.how == How::Hang).then_some(Duration::from_secs(3) + Duration::from_millis(self.millis));
+        job.timeout = (self.how == How::Hang).then_some(Duration::from_millis(700 + self.millis));
         job.rare_mut().backoff =
             Some(Backoff { initial: Period::millis(200), max: Period::secs(4), ..Backoff::default() });
         job
@@ -80,6 +83,11 @@ impl Fate {
     /// The fate of a job.
     pub fn of(job: &Job) -> Option<Self> {
         serde_json::from_str(job.params_text()).ok()
+    }
+
+    /// Whether a run that is the last is one that ends well, if it ends as done.
+    pub fn ends_well(self) -> bool {
+        self.how != How::Discard || self.fails == 0
     }
 
     /// How often it runs when nothing hits it, and whether it ends dead.
@@ -138,7 +146,19 @@ impl DynWorker for FateWorkers {
 impl FateWorkers {
     async fn work(&self, job: &JobContext) -> Result<Output, JobError> {
         let fate: Fate = job.params()?;
-        let _run = self.ledger.start(job.id(), job.lease());
+        let _run = self.ledger.start(job, &fate);
+        let Some(heeds) = fate.heeds.map(Duration::from_millis) else { return self.course(job, fate).await };
+        tokio::select! {
+            biased;
+            ended = self.course(job, fate) => ended,
+            _ = job.stopped_within(heeds) => {
+                tokio::time::sleep(heeds).await;
+                Err(JobError::retry("stopped as it was asked to"))
+            }
+        }
+    }
+
+    async fn course(&self, job: &JobContext, fate: Fate) -> Result<Output, JobError> {
         if fate.millis > 0 {
             tokio::time::sleep(Duration::from_millis(fate.millis)).await;
         }

@@ -1,24 +1,34 @@
-//! The life of a manager, which can end anywhere.
+//! The life of a manager, which can stand still and end anywhere.
 
 use std::{
     future::Future,
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, Waker},
 };
 
 use ganger_core::BoxFuture;
+use tokio::time::Instant;
 
-/// One incarnation: its tasks live on it and die with it, as in `kill -9`: between two polls, without a last word.
+/// One incarnation: its tasks live on it and die with it, as in `kill -9`: between two polls, without a last
+/// word. Frozen, as by `kill -STOP` or by a host that is suspended, none of them is polled until it thaws.
 pub struct Life {
     /// The incarnation.
     pub incarnation: u64,
     dead: AtomicBool,
+    frozen: AtomicBool,
     polls_left: AtomicU64,
-    sleepers: Mutex<Vec<Waker>>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    sleepers: Vec<Waker>,
+    over_at: Option<Instant>,
+    thawed_at: Option<Instant>,
 }
 
 impl Life {
@@ -27,9 +37,14 @@ impl Life {
         Arc::new(Life {
             incarnation,
             dead: AtomicBool::new(false),
+            frozen: AtomicBool::new(false),
             polls_left: AtomicU64::new(polls),
-            sleepers: Mutex::default(),
+            state: Mutex::default(),
         })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether it is over.
@@ -37,11 +52,44 @@ impl Life {
         self.dead.load(Ordering::Relaxed)
     }
 
-    /// Ends it now.
+    /// When it ended, if it has.
+    pub fn over_at(&self) -> Option<Instant> {
+        self.state().over_at
+    }
+
+    /// Ends it now, frozen or not.
     pub fn end(&self) {
-        self.dead.store(true, Ordering::Relaxed);
-        let sleepers = std::mem::take(&mut *self.sleepers.lock().unwrap_or_else(PoisonError::into_inner));
-        sleepers.into_iter().for_each(Waker::wake);
+        if !self.dead.swap(true, Ordering::Relaxed) {
+            let mut state = self.state();
+            state.over_at = Some(Instant::now());
+            let sleepers = std::mem::take(&mut state.sleepers);
+            drop(state);
+            sleepers.into_iter().for_each(Waker::wake);
+        }
+    }
+
+    /// Stops it where it is.
+    pub fn freeze(&self) {
+        self.frozen.store(true, Ordering::Relaxed);
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        if self.frozen.swap(false, Ordering::Relaxed) {
+            let mut state = self.state();
+            state.thawed_at = Some(Instant::now());
+            state.sleepers.iter().for_each(Waker::wake_by_ref);
+        }
+    }
+
+    /// Whether it stands still.
+    pub fn is_frozen(&self) -> bool {
+        self.frozen.load(Ordering::Relaxed)
+    }
+
+    /// When it last went on after standing still.
+    pub fn thawed_at(&self) -> Option<Instant> {
+        self.state().thawed_at
     }
 
     /// Lets it end only when it is told to.
@@ -51,12 +99,7 @@ impl Life {
 
     /// Runs a task on it.
     pub fn spawn(self: &Arc<Self>, task: BoxFuture<'static, ()>) {
-        tokio::spawn(self.mortal(task));
-    }
-
-    /// A future that ends with it: `None` if it ended first.
-    pub fn mortal<F: Future>(self: &Arc<Self>, task: F) -> Mortal<F> {
-        Mortal { life: self.clone(), task: Some(Box::pin(task)), known: None }
+        tokio::spawn(Mortal { life: self.clone(), task: Some(task), known: None });
     }
 
     /// Counts a poll; whether it is the last.
@@ -67,28 +110,34 @@ impl Life {
     }
 }
 
-/// A future that ends with a [`Life`].
-pub struct Mortal<F> {
+/// A task that ends with a [`Life`].
+struct Mortal {
     life: Arc<Life>,
-    task: Option<Pin<Box<F>>>,
+    task: Option<BoxFuture<'static, ()>>,
     known: Option<Waker>,
 }
 
-impl<F: Future> Future for Mortal<F> {
+impl Future for Mortal {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        self.life.tick();
+        let frozen = self.life.is_frozen();
+        if !frozen {
+            self.life.tick();
+        }
         if self.life.is_over() {
             self.task = None;
             return Poll::Ready(());
         }
         if self.known.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
             self.known = Some(cx.waker().clone());
-            self.life.sleepers.lock().unwrap_or_else(PoisonError::into_inner).push(cx.waker().clone());
+            self.life.state().sleepers.push(cx.waker().clone());
+        }
+        if frozen {
+            return Poll::Pending;
         }
         let Some(task) = &mut self.task else { return Poll::Ready(()) };
-        let polled = task.as_mut().poll(cx).map(drop);
+        let polled = task.as_mut().poll(cx);
         if polled.is_ready() || self.life.is_over() {
             self.task = None;
             return Poll::Ready(());

@@ -1,20 +1,18 @@
-//! One world: a store, some managers, a while of chaos, and then peace.
+//! One world: a store or two, some managers, a while of chaos, and then peace.
+
+mod chaos;
+mod members;
+mod peace;
 
 use std::{sync::Arc, time::Duration};
 
-use ganger_core::{
-    Batch, BoxFuture, DynProvider, JobId, Period, ProviderError, ProviderOptions, Sink, WorkerOptions,
-    erase_provider,
-};
-use ganger_manager::{HandlerPlan, Manager, Plan, Running, Runtimes, Spawn};
-use ganger_provider_memory::{MemoryConfig, MemoryProvider};
+use ganger_core::{Batch, Capabilities, Job, JobId, Sink};
 use ganger_testkit::simulation::{
-    Chance, Fate, FateWorkers, Ledger, Life, POISON, SimClock, Violation, Weather, Wire,
+    Chance, Fate, Ledger, MAIN, Out, POISON, Remembered, SimClock, SimStore, Snapshot, Violation, Weather,
 };
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::Instant;
 
-/// How long peace may last before everything has ended. The longest run takes 20 s, the longest backoff 5.
-const PEACE: Duration = Duration::from_secs(1_200);
+use self::{chaos::Event, members::Member, peace::Stall};
 
 /// What became of a world.
 #[derive(Debug)]
@@ -36,6 +34,7 @@ impl World {
             let mut setting = Setting::new(seed);
             if tell {
                 setting.ledger.tell_all();
+                setting.introduce();
             }
             setting.chaos().await;
             setting.peace().await;
@@ -46,21 +45,13 @@ impl World {
     }
 }
 
-/// Tasks of a manager live on its life.
-struct Mortals(Arc<Life>);
-
-impl Spawn for Mortals {
-    fn spawn(&self, task: BoxFuture<'static, ()>) {
-        self.0.spawn(task);
-    }
-}
-
-/// A manager of the world.
-struct Member {
-    life: Arc<Life>,
-    clock: Arc<SimClock>,
-    running: Arc<std::sync::Mutex<Option<Arc<Running>>>>,
-    draining: bool,
+/// A store and how it is reached.
+struct Place {
+    name: &'static str,
+    /// Its number in the ledger.
+    number: u8,
+    store: SimStore,
+    weather: Arc<Weather>,
 }
 
 struct Setting {
@@ -68,186 +59,83 @@ struct Setting {
     start: Instant,
     /// Nothing goes wrong in this world.
     untouched: bool,
+    /// What can happen in this world.
+    events: Vec<Event>,
     lease: Duration,
-    store: Arc<MemoryProvider>,
+    /// The main store, and in some worlds the one that takes what follows from its jobs.
+    places: Vec<Place>,
     ledger: Arc<Ledger>,
-    weather: Arc<Weather>,
     members: Vec<Member>,
     ids: Vec<JobId>,
     named: u64,
     at_peace: bool,
+    snapshot: Option<(Snapshot, Remembered)>,
+    stalls: Vec<Stall>,
 }
 
 impl Setting {
     fn new(seed: u64) -> Self {
         let mut chance = Chance::new(seed);
         let start = Instant::now();
-        let clock = Arc::new(SimClock::since(start));
+        let untouched = chance.hits(15);
+        let lease = Duration::from_secs(chance.one_of(&[1, 2, 5, 15]));
+        let events = Event::draw_all(&mut chance, untouched);
+        let places = draw_places(&mut chance, start);
+        if events.contains(&Event::PowerLoss) {
+            places[0].store.may_lose_power();
+        }
         Setting {
-            untouched: chance.hits(15),
-            lease: Duration::from_secs(chance.one_of(&[1, 2, 5, 15])),
+            chance,
             start,
-            store: Arc::new(MemoryProvider::with(MemoryConfig::default(), clock)),
-            ledger: Arc::default(),
-            weather: Arc::default(),
+            untouched,
+            events,
+            lease,
+            places,
+            ledger: Ledger::new(lease),
             members: Vec::new(),
             ids: Vec::new(),
             named: 0,
             at_peace: false,
-            chance,
+            snapshot: None,
+            stalls: Vec::new(),
         }
     }
 
-    /// Jobs come, and what can go wrong does.
-    async fn chaos(&mut self) {
-        for _ in 0..self.chance.between(1, 3) {
-            self.add_member();
-        }
-        self.enqueue().await;
-        for _ in 0..self.chance.between(5, 20) {
-            sleep(self.chance.millis(0, 1_500)).await;
-            let what = self.chance.below(if self.untouched { 3 } else { 13 });
-            match what {
-                0 | 1 => self.enqueue().await,
-                2 => self.push(),
-                3 | 4 => self.weather.set(self.chance.one_of(&[0, 5, 20, 60])),
-                5 => self.weather.set_out(true),
-                6 | 7 => self.weather.set_out(false),
-                8 => self.end_someone(),
-                9 => self.add_member(),
-                10 => self.drain_someone(),
-                11 => self.cancel_something().await,
-                _ => self.jump(),
-            }
+    /// Says what world it is.
+    fn introduce(&self) {
+        let mut events: Vec<String> = self.events.iter().map(|event| format!("{event:?}")).collect();
+        events.dedup();
+        self.ledger.note(|| format!("a lease is {:?}; what happens: {}", self.lease, events.join(", ")));
+        for place in &self.places {
+            let can = ganger_core::DynProvider::capabilities(&place.store).names().join(", ");
+            self.ledger.note(|| format!("store {}, `{}`, can: {can}", place.number, place.name));
         }
     }
 
-    /// All is well again, and everything ends.
-    async fn peace(&mut self) {
-        self.ledger.note(|| "peace".into());
-        self.weather.set(0);
-        self.weather.set_out(false);
-        self.at_peace = true;
-        self.members.iter().for_each(|member| member.life.spare());
-        self.see_to_members();
-        let before = self.ledger.calls();
-        let healed = Instant::now();
-        let mut lively = false;
-        while self.ledger.open() > 0 {
-            sleep(Duration::from_millis(250)).await;
-            self.see_to_members();
-            self.look_at_cancelled().await;
-            lively |= self.ledger.calls() > before;
-            if !lively && healed.elapsed() > self.lease + Duration::from_secs(2) {
-                lively = true;
-                self.ledger.violate("P5: nothing moved for a lease and 2 s after all was well".into());
-            }
-            if healed.elapsed() > PEACE {
-                let left = self.ledger.unfinished().join(", ");
-                return self
-                    .ledger
-                    .violate(format!("P5: after {PEACE:?} of peace these had not ended: {left}"));
-            }
-        }
-        self.part().await;
+    /// The store that producers know.
+    fn main(&self) -> &Place {
+        &self.places[0]
     }
 
-    /// Everyone drains, and ends.
-    async fn part(&mut self) {
-        for member in &self.members {
-            if member.life.is_over() {
-                continue;
-            }
-            let running = member.running.lock().unwrap().take();
-            let Some(running) = running else { continue };
-            running.drain();
-            match timeout(Duration::from_secs(60), running.ended()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => self.ledger.violate(format!("a manager ended with an error: {error}")),
-                Err(_) => self.ledger.violate("a manager with nothing to do did not end".into()),
-            }
-        }
+    /// The weather has changed.
+    fn look_up(&self) {
+        self.ledger.calm(self.places.iter().all(|place| place.weather.is_calm()));
     }
 
-    /// There is always somebody to do the work, in peace.
-    fn see_to_members(&mut self) {
-        self.members.retain(|member| !member.life.is_over());
-        let at_work = |member: &&Member| !member.draining;
-        if self.members.iter().filter(at_work).count() == 0 {
-            self.add_member();
+    fn clear_up(&self) {
+        for place in &self.places {
+            place.weather.set_faults(0);
+            place.weather.set_slow(Duration::ZERO);
+            place.weather.set_out(Out::Nothing);
         }
+        self.look_up();
     }
 
-    fn add_member(&mut self) {
-        // One that drains, or has ended so, does no work.
-        let at_work = |member: &&Member| !member.life.is_over() && !member.draining;
-        if self.members.iter().filter(at_work).count() >= 4 {
-            return;
-        }
-        let polls = if self.untouched || self.at_peace || self.chance.hits(50) {
-            u64::MAX
-        } else {
-            self.chance.between(20, 4_000)
-        };
-        let life = Life::new(self.chance.draw() | 1, polls);
-        let clock = Arc::new(SimClock::since(self.start));
-        let plan = self.plan(&life, &clock);
-        let running = Arc::new(std::sync::Mutex::new(None));
-        let (slot, ledger) = (running.clone(), self.ledger.clone());
-        life.spawn(Box::pin(async move {
-            match Manager::start(plan).await {
-                Ok(started) => *slot.lock().unwrap() = Some(Arc::new(started)),
-                Err(error) => ledger.violate(format!("a manager did not start: {error}")),
-            }
-        }));
-        self.members.push(Member { life, clock, running, draining: false });
-    }
-
-    fn plan(&mut self, life: &Arc<Life>, clock: &Arc<SimClock>) -> Plan {
-        let spawn = Arc::new(Mortals(life.clone()));
-        let mut plan = Plan::new();
-        plan.incarnation = life.incarnation;
-        plan.clock = clock.clone();
-        plan.runtimes = Runtimes::given(spawn.clone(), spawn);
-        plan.grace = self.chance.millis(0, 8_000);
-        let options = ProviderOptions { lease: Some(Period::from(self.lease)), ..ProviderOptions::default() };
-        let wire = Wire::between(
-            erase_provider(self.store.clone()),
-            self.ledger.clone(),
-            self.weather.clone(),
-            self.chance.branch(),
-        );
-        let workers = Arc::new(FateWorkers { ledger: self.ledger.clone(), life: life.clone() });
-        let mut failing_opens = if self.untouched { 0 } else { self.chance.below(3) };
-        let open = std::sync::Mutex::new(move || {
-            failing_opens = failing_opens.saturating_sub(1);
-            failing_opens > 0
-        });
-        plan = plan.provider(
-            "store",
-            options,
-            Arc::new(move |_| {
-                let opened: Result<Arc<dyn DynProvider>, _> = match (open.lock().unwrap())() {
-                    true => Err(ProviderError::transient("connection refused")),
-                    false => Ok(wire.clone()),
-                };
-                Box::pin(async { opened })
-            }),
-        );
-        for kind in ["sim", "other"] {
-            let slots = self.chance.between(1, 4) as u32;
-            let options = WorkerOptions { workers: slots, ..WorkerOptions::default() };
-            plan = plan.worker(kind, options, workers.clone());
-        }
-        let params = Fate::WELL.job("", "", 0).params;
-        plan.handler(HandlerPlan { name: "note".into(), workers, options: WorkerOptions::default(), params })
-    }
-
-    fn draw_job(&mut self) -> ganger_core::Job {
+    fn draw_job(&mut self) -> Job {
         self.named += 1;
-        let mut fate = Fate::draw(&mut self.chance);
-        if !self.untouched && self.chance.hits(2) {
-            fate = Fate { how: POISON, fails: u32::MAX, ..fate };
+        let mut fate = Fate::draw(&mut self.chance, self.lease);
+        if self.events.contains(&Event::Kill) && self.chance.hits(2) {
+            fate = Fate { how: POISON, fails: u32::MAX, heeds: None, ..fate };
         }
         let kind = self.chance.one_of(&["sim", "sim", "other"]);
         fate.job(kind, &format!("job-{}", self.named), self.chance.below(4) as u32)
@@ -262,71 +150,62 @@ impl Setting {
             })
             .collect();
         self.ids.extend(jobs.iter().filter_map(|job| job.id.clone()));
-        jobs.iter().for_each(|job| self.ledger.accepted(job));
-        self.store.enqueue(Batch::new(jobs)).await.unwrap();
+        jobs.iter().for_each(|job| self.ledger.accepted(MAIN, job));
+        self.ledger.note(|| format!("{} jobs are enqueued", jobs.len()));
+        self.main().store.enqueue(Batch::new(jobs)).await.unwrap();
     }
 
     fn push(&mut self) {
         for _ in 0..self.chance.between(1, 8) {
             self.named += 1;
             let bytes = match self.chance.below(8) {
-                0 => format!("no job at all, number {}", self.named),
-                1 => format!(r#"{{"type":"sim","retries":"{}"}}"#, self.named),
-                _ => self.draw_job().to_json(),
+                0 => format!("no job at all, number {}", self.named).into_bytes(),
+                1 => format!(r#"{{"type":"sim","retries":"{}"}}"#, self.named).into_bytes(),
+                _ => self.draw_job().to_json().into_bytes(),
             };
-            self.ledger.pushed(bytes.as_bytes());
-            self.store.push_raw(bytes);
+            self.ledger.pushed(&bytes);
+            self.main().store.push_raw(bytes);
         }
     }
 
-    fn someone(&mut self) -> Option<usize> {
-        let count = self.members.len() as u64;
-        (count > 0).then(|| self.chance.below(count) as usize)
-    }
-
-    fn end_someone(&mut self) {
-        if let Some(at) = self.someone() {
-            self.ledger.note(|| format!("kill {:04x}", self.members[at].life.incarnation & 0xffff));
-            self.members[at].life.end();
-        }
-    }
-
-    fn drain_someone(&mut self) {
-        if let Some(at) = self.someone() {
-            let member = &mut self.members[at];
-            if let Some(running) = &*member.running.lock().unwrap() {
-                running.drain();
-                member.draining = true;
-            }
-        }
-    }
-
-    async fn cancel_something(&mut self) {
+    async fn cancel(&mut self) {
         let count = self.ids.len() as u64;
         if count > 0 {
             let id = self.ids[self.chance.below(count) as usize].clone();
-            if self.store.cancel(&id).await.unwrap() {
+            if self.main().store.cancel(&id).await.unwrap() {
                 self.ledger.cancelled(&id);
             }
         }
     }
+}
 
-    fn jump(&mut self) {
-        if let Some(at) = self.someone() {
-            let millis = self.chance.between(0, 60_000) as i64 - 30_000;
-            self.members[at].clock.jump(millis);
-        }
+/// Most worlds have one store that can do all; in some it remembers no answers, gives what comes, or cannot
+/// hold what follows from its jobs, which goes to a second one then.
+fn draw_places(chance: &mut Chance, start: Instant) -> Vec<Place> {
+    let clock = Arc::new(SimClock::since(start));
+    let able = Capabilities {
+        filter: true,
+        schedule: true,
+        priority: true,
+        repeat: true,
+        follow: true,
+        sink: true,
+        find: true,
+        durable: true,
+        ..Capabilities::NONE
+    };
+    let follow = !chance.hits(15);
+    let can =
+        Capabilities { filter: !chance.hits(15), repeat: !chance.hits(15), follow, sink: follow, ..able };
+    let place = |name, number, can| Place {
+        name,
+        number,
+        store: SimStore::able(clock.clone(), can),
+        weather: Arc::default(),
+    };
+    let mut places = vec![place("main", MAIN, can)];
+    if !follow {
+        places.push(place("spool", MAIN + 1, able));
     }
-
-    async fn look_at_cancelled(&mut self) {
-        let ids = self.ledger.cancelled_and_open();
-        if ids.is_empty() {
-            return;
-        }
-        for (id, state) in ids.iter().zip(self.store.states(&ids).await.unwrap()) {
-            if let Some(state) = state.filter(|state| state.is_end()) {
-                self.ledger.ended(id, state);
-            }
-        }
-    }
+    places
 }
