@@ -37,7 +37,9 @@ pub(crate) fn push(
     let script = redis::Script::new(PUSH);
     for batch in entries.chunks(batch) {
         let mut call = script.key(list);
-        batch.iter().for_each(|entry| drop(call.arg(entry)));
+        for entry in batch {
+            call.arg(entry);
+        }
         call.invoke::<u64>(redis)?;
     }
     Ok(())

@@ -32,6 +32,7 @@ end
 local values = call('HMGET', K .. 'claims', unpack(tokens))
 local cancels = call('HLEN', K .. 'cancel') > 0
 local answers, extend, releases = {}, {}, {}
+local deadline = text(now + lease)
 
 local function cancel_bits(token, open)
   local bits = {}
@@ -48,15 +49,16 @@ local function cancel_bits(token, open)
   return table.concat(bits)
 end
 
+local extended = 0
 for i, token in ipairs(tokens) do
   local value, named = values[i], ARGV[4 + 2 * i]
   if not value then
     answers[i] = string.rep('\0', 2 * #named)
   else
-    extend[#extend + 1] = now + lease
-    extend[#extend + 1] = token
+    extend[2 * extended + 1], extend[2 * extended + 2] = deadline, token
+    extended = extended + 1
     local open = sub(value, HEAD_LEN + 1)
-    local same = open == named .. string.rep('\0', #open - #named)
+    local same = open == named or open == named .. string.rep('\0', #open - #named)
     if same and not cancels then
       answers[i] = '='
     else
@@ -67,8 +69,9 @@ for i, token in ipairs(tokens) do
       held = table.concat(held)
       answers[i] = held .. (cancels and cancel_bits(token, held) or string.rep('\0', #held))
     end
-    local claim = read_claim(token, value)
-    claims[token] = claim
+    -- Of a claim of a few jobs there is nothing to be packed anew.
+    local claim = (not same or #open > 1) and read_claim(token, value)
+    claims[token] = claim or nil
     if not same then
       for index = 0, #open * 8 - 1 do
         local at = floor(index / 8) + 1
@@ -79,7 +82,7 @@ for i, token in ipairs(tokens) do
         end
       end
     end
-    if not claim.dirty and claim.packed > 1 and popcount(open) * 2 <= claim.packed then
+    if claim and not claim.dirty and claim.packed > 8 and popcount(open) * 2 <= claim.packed then
       bytes_of(claim)
       claim.dirty = true
     end

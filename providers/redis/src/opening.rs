@@ -1,5 +1,7 @@
 //! What is looked at when a store is opened.
 
+use std::sync::{Arc, atomic::Ordering};
+
 use ganger_core::ProviderError;
 use redis::{Cmd, Value};
 
@@ -9,8 +11,8 @@ use crate::{error::CallError, script::FORMAT, store::Store};
 const OLDEST: (u32, u32) = (6, 2);
 
 impl Store {
-    /// Refuses a server or a store that cannot be used, and warns of settings that lose jobs.
-    pub(crate) async fn check_opening(&self, existing_only: bool) -> Result<(), ProviderError> {
+    /// Refuses a server or a store that cannot be used.
+    pub(crate) async fn check_opening(&self) -> Result<(), ProviderError> {
         let at = |error| self.error("opening", error);
         let info = self.text(redis::cmd("INFO").arg("server")).await.map_err(at)?;
         let version = field(&info, "redis_version").unwrap_or_default();
@@ -29,12 +31,20 @@ impl Store {
                 self.server.name, self.keys.lists[0]
             )));
         }
-        if !existing_only {
-            for warning in self.settings_that_lose().await {
-                tracing::warn!(server = %self.server.name, "{warning}");
-            }
-        }
         Ok(())
+    }
+
+    /// Warns of settings that lose jobs, once.
+    pub(crate) fn warn_once(self: &Arc<Self>) {
+        if self.warned.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let store = self.clone();
+        self.server.handle().spawn(async move {
+            for warning in store.settings_that_lose().await {
+                tracing::warn!(server = %store.server.name, "{warning}");
+            }
+        });
     }
 
     /// What of the server's settings may lose jobs, in words; nothing where that cannot be read.

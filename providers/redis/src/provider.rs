@@ -20,8 +20,8 @@ pub struct RedisProvider {
 }
 
 impl RedisProvider {
-    /// What of the server's settings may lose jobs, in words: no persistence, snapshots alone, eviction. It is logged
-    /// when the store is opened. May be dropped at any time.
+    /// What of the server's settings may lose jobs, in words: no persistence, snapshots alone, eviction. A manager
+    /// logs it with its first beat. May be dropped at any time.
     pub async fn warnings(&self) -> Vec<String> {
         self.store.settings_that_lose().await
     }
@@ -43,7 +43,7 @@ impl Provider for RedisProvider {
 
     async fn open(config: RedisConfig, cx: &ProviderContext) -> Result<Self, ProviderError> {
         let store = Arc::new(Store::new(&config, cx)?);
-        store.check_opening(cx.existing_only).await?;
+        store.check_opening().await?;
         Ok(RedisProvider { store })
     }
 
@@ -67,6 +67,8 @@ impl Provider for RedisProvider {
     }
 
     async fn renew(&self, beat: &Beat, held: &[LeaseRef]) -> Result<Vec<Hold>, ProviderError> {
+        // A manager begins its work so; a command that only looks, or enqueues, says nothing of it.
+        self.store.warn_once();
         self.store.renew(beat, held).await.map_err(|error| self.store.error("renewing leases", error))
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc, Mutex, PoisonError,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use ganger_core::{Clock, ProviderContext, ProviderError};
@@ -62,6 +62,8 @@ pub(crate) struct Store {
     /// How many replicas must have what the sink acknowledges.
     pub(crate) replicas: u32,
     turn: AtomicU64,
+    /// Whether it was said which of the server's settings lose jobs.
+    pub(crate) warned: AtomicBool,
 }
 
 impl Store {
@@ -88,6 +90,7 @@ impl Store {
             keeps: Keeps::default(),
             replicas: config.replicas,
             turn: AtomicU64::new(0),
+            warned: AtomicBool::new(false),
         })
     }
 
