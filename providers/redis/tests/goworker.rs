@@ -387,8 +387,15 @@ fn b30_a_held_job_and_an_idle_wait_cost_the_server_next_to_nothing() {
         manager.claim(1).await;
         let room = any(1);
         let before = calls(&redis);
-        let waited = tokio::time::timeout(Duration::from_secs(5), manager.provider.wait(&room)).await;
-        assert!(waited.is_err(), "there is nothing to wait for");
+        let mut ends = 0;
+        let waiting = async {
+            // A wait may end for nothing, but not as a habit.
+            while manager.provider.wait(&room).await.is_ok() {
+                ends += 1;
+                assert!(ends < 10, "{ends} waits ended, and there was nothing to wait for");
+            }
+        };
+        assert!(tokio::time::timeout(Duration::from_secs(5), waiting).await.is_err(), "a wait failed");
         let calls = calls(&redis) - before;
         assert!(calls < 60, "{calls} commands in 5 s of waiting");
     });
