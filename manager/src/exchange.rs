@@ -61,7 +61,9 @@ struct Ask {
     by_pool: Vec<(usize, u32)>,
     /// A pool runs low that the store may have something for.
     hungry: bool,
-    /// A pool has something to do.
+    /// A pool runs low that the store had nothing for: what comes for it shall not wait long.
+    idle: bool,
+    /// Jobs wait in a pool.
     works: bool,
     /// Ask again soon: another was let go first, or the pace allows it only then.
     again: Option<Instant>,
@@ -172,6 +174,7 @@ impl ExchangeLoop {
         for (at, pool) in self.pools.all().iter().enumerate() {
             let room = pool.room(self.source.index, clock);
             ask.hungry |= room.hungry && !self.dry[at];
+            ask.idle |= room.hungry && self.dry[at];
             ask.works |= room.works;
             if room.yielded {
                 ask.again = Some(now + GATHER);
@@ -193,7 +196,7 @@ impl ExchangeLoop {
     }
 
     /// What to do. Worth an exchange at once are a verdict that somebody waits for, a pool that runs low, and, where
-    /// no pool has anything to do, whatever there is; all else is gathered a little.
+    /// no jobs wait in any pool, whatever there is; all else is gathered a little.
     fn next_step(&mut self, ask: &Ask) -> Step {
         let settles = !self.settle.is_empty();
         if !settles && (ask.room.is_none() || !self.more) {
@@ -204,7 +207,7 @@ impl ExchangeLoop {
         let pressing = ask.hungry || (settles && (self.urgent || !ask.works || !running));
         let now = Instant::now();
         let since = *self.gather_since.get_or_insert(now);
-        let worth = !settles || self.settle.len() >= GATHER_JOBS;
+        let worth = !settles || ask.idle || self.settle.len() >= GATHER_JOBS;
         let end = since + if worth { GATHER } else { GATHER_MAX };
         if pressing || now >= end { Step::Go } else { Step::Gather(end) }
     }

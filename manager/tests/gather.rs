@@ -136,3 +136,23 @@ async fn what_is_gathered_is_settled_within_25_ms() {
         assert!(told - ended <= GATHER_MAX + Duration::from_millis(2), "{:?} after its end", told - ended);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_comes_beside_a_long_one_starts_at_once() {
+    let (clock, ledger) = (TestClock::new(), setup::Ledger::default());
+    let store = memory(&clock);
+    let plan = add(setup::plan_with(&store, &clock), setup::acts("t", &ledger).slots(4));
+    let _running = Manager::start(plan).await.unwrap();
+    enqueue(&store, [job(r#"{"type":"t","params":{"sleep":60}}"#)]).await;
+    eventually("it runs", || ledger.running() == 1).await;
+    for n in 0..20 {
+        let came = Instant::now();
+        enqueue(&store, [job(r#"{"type":"t","params":{"sleep":0.002}}"#)]).await;
+        while ledger.count() < n + 2 {
+            pass(Duration::from_millis(1)).await;
+        }
+        assert!(came.elapsed() <= Duration::from_millis(3), "{:?} after it came", came.elapsed());
+        // The next one comes when this one's verdict may still be on its way.
+        pass(Duration::from_millis(4)).await;
+    }
+}

@@ -111,7 +111,7 @@ pub(crate) struct PoolRoom {
     pub(crate) jobs: u32,
     /// It runs low: worth an exchange by itself.
     pub(crate) hungry: bool,
-    /// Slots of it are at work, or could be.
+    /// Jobs wait in it.
     pub(crate) works: bool,
     /// Another provider was let go first: ask again soon.
     pub(crate) yielded: bool,
@@ -185,7 +185,7 @@ impl Pool {
         state.prefetch = state.recent.sum(now).saturating_sub(self.slots).min(PREFETCH_MAX);
         let jobs = state.room(self.slots);
         let hungry = state.is_hungry(self.slots);
-        let works = state.busy > 0 || !state.queue.is_empty();
+        let works = !state.queue.is_empty();
         state.starving.retain(|waiting| *waiting != source);
         let others = state.starving.len() as u32;
         let yields = hungry && jobs == 1 && others > 0 && state.lets_another_first(source, now);
