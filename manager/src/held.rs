@@ -20,6 +20,8 @@ pub(crate) struct Held(Mutex<Claims>);
 struct Claims {
     by_seq: BTreeMap<u64, Claim>,
     open: usize,
+    /// A run whose lease is lost goes on until it has been stopped, and keeps the permit until its verdict comes.
+    lingering: Option<(LeaseRef, CrashPermit)>,
 }
 
 /// One claim: what one exchange leased.
@@ -30,8 +32,8 @@ struct Claim {
     places: Vec<Place>,
     open: usize,
     fenced: bool,
-    /// Of the one job that has lost runs before; back when the claim is settled.
-    _permit: Option<CrashPermit>,
+    /// Of the one job that has lost runs before, which is leased alone; back when it is settled.
+    permit: Option<CrashPermit>,
 }
 
 /// A job's place in its claim.
@@ -93,9 +95,7 @@ impl Held {
         let NewClaim { token, covered, places, permit } = new;
         let mut claims = self.claims();
         claims.open += open;
-        claims
-            .by_seq
-            .insert(token.seq, Claim { token, covered, places, open, fenced: false, _permit: permit });
+        claims.by_seq.insert(token.seq, Claim { token, covered, places, open, fenced: false, permit });
     }
 
     /// The settlements were answered: their leases are closed.
@@ -103,6 +103,7 @@ impl Held {
         // The contexts are dropped outside the lock.
         let mut gone = Vec::with_capacity(settled.len());
         let mut claims = self.claims();
+        claims.ended(settled);
         for run in settled.chunk_by(|a, b| a.lease.token == b.lease.token) {
             claims.close(run[0].lease.token, run.iter().map(|settlement| settlement.lease.index), &mut gone);
         }
@@ -112,7 +113,8 @@ impl Held {
     /// Takes out the settlements whose lease is known to be lost; how many they were.
     pub(crate) fn drop_lost(&self, settle: &mut Vec<Settlement>) -> usize {
         let before = settle.len();
-        let claims = self.claims();
+        let mut claims = self.claims();
+        claims.ended(settle);
         let mut last: Option<&Claim> = None;
         settle.retain(|settlement| {
             let token = settlement.lease.token;
@@ -157,6 +159,10 @@ impl Held {
             }
             if *hold == Hold::Lost {
                 lost += 1;
+                let handed = matches!(place, Place::Handed(_));
+                if let Some(permit) = claim.permit.take_if(|_| handed) {
+                    claims.lingering = Some((*lease, permit));
+                }
                 claims.close(lease.token, std::iter::once(lease.index), &mut gone);
             }
         }
@@ -190,6 +196,11 @@ impl Held {
 }
 
 impl Claims {
+    /// These runs have ended: they linger no more.
+    fn ended(&mut self, settled: &[Settlement]) {
+        self.lingering.take_if(|(lease, _)| settled.iter().any(|settlement| settlement.lease == *lease));
+    }
+
     fn close(&mut self, token: Token, indexes: impl Iterator<Item = u32>, gone: &mut Vec<Place>) {
         let Some(claim) = self.by_seq.get_mut(&token.seq) else { return };
         for index in indexes {
@@ -203,5 +214,33 @@ impl Claims {
         if claim.open == 0 {
             self.by_seq.remove(&token.seq);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, atomic::AtomicBool};
+
+    use ganger_core::{Job, Verdict};
+
+    use super::*;
+
+    #[test]
+    fn p7_a_run_whose_lease_is_lost_keeps_its_permit_until_it_has_ended() {
+        let taken = Arc::new(AtomicBool::new(false));
+        let job = Job::from_json(br#"{"type":"test"}"#).unwrap();
+        let run = JobContext::detached(job);
+        let lease = run.lease();
+        let held = Held::default();
+        let mut claim = NewClaim::new(lease.token, Duration::ZERO, 1, CrashPermit::take(&taken));
+        claim.put(lease.index, Some(run.clone()));
+        held.add(claim);
+
+        assert_eq!(held.renewed(&[lease], &[Hold::Lost], Duration::ZERO), 1);
+        assert_eq!((held.open(), run.stop_reason()), (0, Some(StopReason::Fenced)));
+        assert!(!CrashPermit::is_free(&taken), "the run winds down");
+        let mut verdicts = vec![Settlement::new(lease, Verdict::Release)];
+        assert_eq!(held.drop_lost(&mut verdicts), 1);
+        assert!(CrashPermit::is_free(&taken), "it has ended");
     }
 }
