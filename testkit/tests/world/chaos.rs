@@ -1,9 +1,8 @@
 //! What can happen in a world.
 
 use ganger_testkit::simulation::{Chance, Out};
-use tokio::time::sleep;
 
-use super::Setting;
+use super::{Setting, pass};
 
 /// Something that happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +76,7 @@ impl Setting {
         self.enqueue().await;
         let pause = (self.lease / 4).as_millis() as u64;
         for _ in 0..self.chance.between(4, 16) {
-            sleep(self.chance.millis(0, pause.max(1_200))).await;
+            pass(self.chance.millis(0, pause.max(1_200))).await;
             let event = self.chance.one_of(&self.events.clone());
             self.happen(event).await;
             self.look_at_drains();
@@ -130,7 +129,7 @@ impl Setting {
         self.places[at].weather.set_slow(longest);
         self.look_up();
         self.enqueue().await;
-        sleep(self.part_of_a_lease(20, 120)).await;
+        pass(self.part_of_a_lease(20, 120)).await;
         self.cut(at).await;
     }
 
@@ -139,7 +138,7 @@ impl Setting {
         self.cut(at).await;
         // Nobody else may have a hand in it: who lives keeps what it has.
         if self.chance.hits(50) {
-            sleep(self.lease).await;
+            pass(self.lease).await;
         }
     }
 
@@ -149,7 +148,7 @@ impl Setting {
         self.places[at].weather.set_out(out);
         self.ledger.note(|| format!("`{}` is out of reach: {out:?}", self.places[at].name));
         self.look_up();
-        sleep(self.part_of_a_lease(30, 220)).await;
+        pass(self.part_of_a_lease(30, 220)).await;
         let weather = &self.places[at].weather;
         weather.set_out(Out::Nothing);
         weather.set_slow(std::time::Duration::ZERO);

@@ -13,9 +13,9 @@ use ganger_core::{
 };
 use ganger_manager::{HandlerPlan, Manager, OpenProviderFn, Plan, Running, Runtimes, Spawn};
 use ganger_testkit::simulation::{Fate, FateWorkers, Life, SimClock, Wire};
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
-use super::{Setting, chaos::Event};
+use super::{Setting, chaos::Event, pass};
 
 /// How long a manager may take to end beyond its grace: to stop its runs, to say its last words, and to
 /// close.
@@ -154,7 +154,7 @@ impl Setting {
         ledger.note(|| format!("{name} stands still for {still:?}"));
         life.freeze();
         tokio::spawn(async move {
-            sleep(still).await;
+            pass(still).await;
             ledger.note(|| format!("{name} goes on"));
             life.thaw();
         });
@@ -206,7 +206,7 @@ impl Setting {
         }
         let started = Instant::now();
         while !self.members.is_empty() && started.elapsed() < Duration::from_secs(60) {
-            sleep(Duration::from_millis(100)).await;
+            pass(Duration::from_millis(100)).await;
             self.members.retain(|member| !member.life.is_over() && member.draining.is_some());
             self.look_at_drains();
         }

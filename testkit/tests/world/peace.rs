@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use ganger_core::Sink;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
-use super::Setting;
+use super::{Setting, pass};
 
 /// How long peace may last before everything has ended. The longest run takes 21 s, the longest backoff 5.
 const PEACE: Duration = Duration::from_secs(1_200);
@@ -45,7 +45,7 @@ impl Setting {
     /// Until everything has ended; `false` if that takes too long.
     async fn work_off(&mut self, healed: Instant) -> bool {
         while self.ledger.open() > 0 {
-            sleep(TICK).await;
+            pass(TICK).await;
             self.see_to_members();
             self.look_at_drains();
             self.look_at_cancelled().await;

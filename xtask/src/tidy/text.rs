@@ -19,15 +19,10 @@ struct Banned {
 }
 
 const BANNED: &[Banned] = &[
+    // However it was imported.
     Banned {
         rule: "sleep",
-        call: "thread::sleep(",
-        tests_only: true,
-        instead: "await a signal, or a condition with a deadline",
-    },
-    Banned {
-        rule: "sleep",
-        call: "time::sleep(",
+        call: "sleep(",
         tests_only: true,
         instead: "await a signal, or a condition with a deadline",
     },
@@ -142,13 +137,20 @@ fn banned_calls(file: &File, text: &str, masked: &str, banned: &Banned) -> Vec<B
     let mut breaches = Vec::new();
     for (at, _) in masked.match_indices(banned.call) {
         let line = rust::line_of(masked, at);
-        if (banned.tests_only && !is_test(at)) || is_excepted(text, line, banned.rule) {
+        if !is_call(masked, at) || (banned.tests_only && !is_test(at)) || is_excepted(text, line, banned.rule)
+        {
             continue;
         }
         let message = format!("`{}`: {}", banned.call.trim_end_matches('('), banned.instead);
         breaches.push(Breach::new(&file.path, line, message));
     }
     breaches
+}
+
+/// Whether the name that begins there is a whole one, and neither a method nor what is defined there.
+fn is_call(masked: &str, at: usize) -> bool {
+    let before = &masked[..at];
+    !before.ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '.') && !before.ends_with("fn ")
 }
 
 /// Whether the line, or the one above it, says `tidy: allow(RULE), REASON`.
@@ -186,6 +188,17 @@ mod tests {
         assert_eq!(breaches_of("manager/src/x.rs", &code("tokio::time::sleep(")), []);
         let tests = format!("#[cfg(test)]\nmod tests {{\n{}}}\n", code("tokio::time::sleep("));
         assert_eq!(breaches_of("manager/src/x.rs", &tests).len(), 1);
+    }
+
+    #[test]
+    fn a_sleep_is_found_however_it_was_imported() {
+        for call in ["sleep(", "tokio::time::sleep(", "std::thread::sleep("] {
+            assert_eq!(breaches_of("spool/tests/x.rs", &code(call)).len(), 1, "{call}");
+        }
+        for other in ["clock.sleep(", "fall_asleep(", "a_sleep("] {
+            assert_eq!(breaches_of("spool/tests/x.rs", &code(other)), [], "{other}");
+        }
+        assert_eq!(breaches_of("spool/tests/x.rs", "fn sleep(time: Duration) {}\n"), []);
     }
 
     #[test]
