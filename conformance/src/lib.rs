@@ -15,7 +15,7 @@ pub mod worker;
 
 pub use intake::IntakeHarness;
 pub use manager::{Jobs, TestManager, label};
-pub use signal::{Gate, PATIENCE, Signal, eventually, soon};
+pub use signal::{Gate, PATIENCE, Signal, eventually, eventually_within, soon};
 pub use store::Store;
 pub use worker::WorkerHarness;
 

@@ -22,13 +22,22 @@ pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
 ///
 /// # Panics
 /// It did not within [`PATIENCE`].
-pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub async fn eventually(what: &str, holds: impl AsyncFnMut() -> bool) {
+    eventually_within(PATIENCE, what, holds).await;
+}
+
+/// Like [`eventually`], for what takes longer.
+///
+/// # Panics
+/// It did not within `limit`.
+pub async fn eventually_within(limit: Duration, what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let look = async {
         while !holds().await {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    soon(what, look).await;
+    let held = tokio::time::timeout(limit, look).await;
+    assert!(held.is_ok(), "{what} has not happened within {limit:?}");
 }
 
 /// Something that a test waits for, told by whoever sees it happen. Its clones are one.

@@ -110,18 +110,6 @@ pub(crate) fn room(n: u32) -> Room {
     }
 }
 
-/// Looks again and again, until a condition holds that nothing tells of.
-pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let look = async {
-        while !holds().await {
-            // tidy: allow(sleep), between looks at a file, with a deadline around them
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    let patience = Duration::from_secs(60);
-    tokio::time::timeout(patience, look).await.unwrap_or_else(|_| panic!("{what} has not happened"));
-}
-
 pub(crate) fn job(text: &str) -> Job {
     Job::from_json(text.as_bytes()).unwrap()
 }

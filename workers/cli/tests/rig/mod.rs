@@ -1,12 +1,7 @@
 //! What the tests of this crate run commands with: the worker as the manager would use it, without the manager.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
-use std::{
-    fs,
-    path::Path,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{fs, path::Path, sync::Arc};
 
 use ganger_core::{
     Events, Job, JobContext, JobError, JobStart, LeaseRef, NoSinks, Output, Record, Secret, SlotContext,
@@ -101,17 +96,12 @@ pub(crate) fn printed(job: &JobContext) -> String {
 
 /// Awaits what must not hang.
 pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(30), what).await.expect("it hangs")
+    ganger_conformance::soon("the end of a run", what).await
 }
 
 /// Waits for what another process does: nothing tells of it, so it is looked for.
 pub(crate) async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(30);
-    while !is_so() {
-        assert!(Instant::now() < end, "not within 30 s: {what}");
-        // tidy: allow(sleep), another process cannot signal this one.
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    ganger_conformance::eventually(what, async || is_so()).await;
 }
 
 /// The number that a command wrote into a file, once it is all there.
