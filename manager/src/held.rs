@@ -20,6 +20,8 @@ pub(crate) struct Held(Mutex<Claims>);
 struct Claims {
     by_seq: BTreeMap<u64, Claim>,
     open: usize,
+    /// No lease that is not fenced counts from before that: most looks need no more.
+    earliest: Duration,
     /// A run whose lease is lost goes on until it has been stopped, and keeps the permit until its verdict comes.
     lingering: Option<(LeaseRef, CrashPermit)>,
 }
@@ -95,6 +97,7 @@ impl Held {
         let NewClaim { token, covered, places, permit } = new;
         let mut claims = self.claims();
         claims.open += open;
+        claims.earliest = claims.earliest.min(covered);
         claims.by_seq.insert(token.seq, Claim { token, covered, places, open, fenced: false, permit });
     }
 
@@ -145,6 +148,7 @@ impl Held {
         let mut gone = Vec::new();
         let mut lost = 0;
         let mut claims = self.claims();
+        claims.earliest = claims.earliest.min(sent);
         for (lease, hold) in refs.iter().zip(holds) {
             let Some(claim) = claims.by_seq.get_mut(&lease.token.seq) else { continue };
             claim.covered = claim.covered.max(sent);
@@ -188,14 +192,26 @@ impl Held {
         fenced
     }
 
+    /// Whether a lease that is not fenced was last surely extended at `since` or before.
+    pub(crate) fn any_before(&self, since: Duration) -> bool {
+        let mut claims = self.claims();
+        if claims.earliest <= since {
+            claims.earliest = claims.oldest().unwrap_or(Duration::MAX);
+        }
+        claims.earliest <= since
+    }
+
     /// When the lease counts from that was extended longest ago, of those that are not fenced.
     pub(crate) fn oldest(&self) -> Option<Duration> {
-        let claims = self.claims();
-        claims.by_seq.values().filter(|claim| !claim.fenced).map(|claim| claim.covered).min()
+        self.claims().oldest()
     }
 }
 
 impl Claims {
+    fn oldest(&self) -> Option<Duration> {
+        self.by_seq.values().filter(|claim| !claim.fenced).map(|claim| claim.covered).min()
+    }
+
     /// These runs have ended: they linger no more.
     fn ended(&mut self, settled: &[Settlement]) {
         self.lingering.take_if(|(lease, _)| settled.iter().any(|settlement| settlement.lease == *lease));
@@ -224,6 +240,23 @@ mod tests {
     use ganger_core::{Job, Verdict};
 
     use super::*;
+
+    #[test]
+    fn a_lease_that_was_extended_too_long_ago_is_seen_whatever_was_seen_before() {
+        let lease = JobContext::detached(Job::from_json(br#"{"type":"test"}"#).unwrap()).lease();
+        let (held, secs) = (Held::default(), Duration::from_secs);
+        assert!(!held.any_before(secs(100)), "nothing is held");
+        let mut claim = NewClaim::new(lease.token, secs(50), 1, None);
+        claim.put(lease.index, None);
+        held.add(claim);
+        assert!(!held.any_before(secs(49)) && held.any_before(secs(50)));
+        held.renewed(&[lease], &[Hold::Held], secs(60));
+        assert!(!held.any_before(secs(59)) && held.any_before(secs(60)));
+        held.fence_before(secs(60));
+        assert!(!held.any_before(secs(60)), "it is fenced");
+        held.renewed(&[lease], &[Hold::Held], secs(70));
+        assert!(!held.any_before(secs(69)) && held.any_before(secs(70)));
+    }
 
     #[test]
     fn p7_a_run_whose_lease_is_lost_keeps_its_permit_until_it_has_ended() {

@@ -64,7 +64,7 @@ impl Source {
     /// Whether it has been out of reach for so long that nothing may be asked for before what is held is renewed.
     /// The keeper may not know yet, where the whole process stood still.
     pub(crate) fn is_away(&self, now: Duration) -> bool {
-        let overdue = self.held.oldest().is_some_and(|oldest| oldest + self.lease() * 2 / 3 <= now);
+        let overdue = now.checked_sub(self.lease() * 2 / 3).is_some_and(|since| self.held.any_before(since));
         if overdue {
             self.away.store(true, Ordering::Release);
         }
