@@ -94,7 +94,7 @@ async fn what_is_old_enough_is_forgotten_also_where_nothing_happens() {
     finish_all(&manager).await;
     // Looked at from a connection of its own: nothing here makes the store write.
     let db = file.foreign();
-    ganger_conformance::eventually("the record of finished jobs is forgotten", async || {
+    ganger_testkit::signal::eventually("the record of finished jobs is forgotten", async || {
         db.query_row("SELECT count(*) FROM job", [], |row| row.get::<_, i64>(0)).unwrap() == 0
     })
     .await;
