@@ -43,8 +43,12 @@ fn hide_line(line: &str, start: usize, hidden: &mut Vec<Span>) {
             _ if c.is_whitespace() => None,
             '"' | '\'' => {
                 let inside = &line[at + 1..];
-                let end = closing(inside, c).unwrap_or(inside.trim_end().len());
-                Some((at + 1..at + 1 + end, (at + 1 + end + 1).min(line.len())))
+                // Without its closing quote, a text goes to the end of the line.
+                let (end, past) = match closing(inside, c) {
+                    Some(end) => (end, end + 1),
+                    None => (inside.trim_end().len(), inside.trim_end().len()),
+                };
+                Some((at + 1..at + 1 + end, at + 1 + past))
             }
             _ if is_shape(c) => {
                 before = Some(c);
@@ -163,6 +167,7 @@ mod tests {
             ("# token: s3cret", "# *****: ******"),
             ("token s3cret", "***** ******"),
             ("token\": \"s3cret\"", "*****\"* \"******\""),
+            ("token: \"s3cret\u{a0}\n", "token: \"******\u{a0}\n"),
         ] {
             let got = masked(text);
             assert_eq!(got.len(), text.len(), "{text}: {got}");
