@@ -240,7 +240,14 @@ fn read_field<'de, A: MapAccess<'de>>(job: &mut Job, field: &str, map: &mut A) -
         }
         "priority" => job.priority = map.next_value::<Option<i32>>()?.unwrap_or(0),
         "capture_output" => job.capture_output = map.next_value::<Option<bool>>()?.unwrap_or(false),
-        "timeout" => job.timeout = period(map)?,
+        "timeout" => {
+            job.timeout = period(map)?;
+            if job.timeout.is_some_and(|limit| limit.is_zero()) {
+                return Err(de::Error::custom(
+                    "field `timeout`: no run ends in no time: leave it out for no limit",
+                ));
+            }
+        }
         "run_at" => job.run_at = map.next_value()?,
         "expires_at" => job.expires_at = map.next_value()?,
         "created_at" => job.created_at = map.next_value::<Option<Timestamp>>()?,
@@ -398,6 +405,7 @@ mod tests {
         assert!(fault(r#"{"type":"a b"}"#).message.contains("no spaces"));
         assert!(fault(r#"{"type":"t","Type":"u"}"#).message.contains("given twice"));
         assert!(fault(r#"{"type":"t","x":1,"x":2}"#).message.contains("`x` is given twice"));
+        assert!(fault(r#"{"type":"t","timeout":"0s"}"#).message.contains("`timeout`"));
         assert!(fault(r#"{"type":"t","timeout":"5 parsecs"}"#).message.contains("no duration"));
         assert!(fault(r#"{"type":"t"} x"#).message.contains("trailing characters"));
         assert!(fault(r#"{"type":"t","headers":{"a":"b\nc"}}"#).message.contains("line break"));

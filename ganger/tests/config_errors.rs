@@ -229,6 +229,7 @@ fn b9_a_worker_that_could_not_work_is_refused_before_anything_runs() {
         (r#"{"workers":[{"cil":{}}]}"#, "did you mean `cli`"),
         (r#"{"workers":[{"cli":{"workers":0}}]}"#, "must be 1 or more"),
         (r#"{"workers":[{"cli":{"workers":-1}}]}"#, "`workers`"),
+        (r#"{"workers":[{"cli":{"timeout":"0s"}}]}"#, "`timeout` must be more than nothing"),
         (r#"{"workers":[{"disk":{"bucket":7}}]}"#, "`bucket`"),
         (r#"{"workers":[{"cli":{}},{"cli.cli":{}}]}"#, "two workers are named `cli`"),
     ] {

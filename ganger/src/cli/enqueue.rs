@@ -124,6 +124,9 @@ fn job_of(config: &Config, kind: &str, args: &Args) -> Result<Job, Failure> {
         (Some(text), None) => Some(json_params(text)?),
         (None, None) => None,
     };
+    if args.timeout.is_some_and(|limit| limit.get().is_zero()) {
+        return Err(Failure::usage("--timeout: no run ends in no time").help("leave it out for no limit"));
+    }
     for (what, name) in [("queue", &args.queue), ("name", &args.name)] {
         let fault = name.as_deref().and_then(|name| if what == "queue" { name_fault(name) } else { None });
         if let Some(fault) = fault {

@@ -186,6 +186,11 @@ impl Reader<'_> {
                 );
             }
         }
+        if generic.timeout.is_some_and(|limit| limit.get().is_zero()) {
+            let span = raw.options.at(&["timeout".to_owned()]).span.clone();
+            let problem = Problem::at(span, "`timeout` must be more than nothing");
+            self.problems.push(problem.help("leave it out: then runs may last as long as they will"));
+        }
     }
 
     /// The entry's one key, found among the plugins.
