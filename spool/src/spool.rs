@@ -244,6 +244,10 @@ fn canonical(path: &Path, existing_only: bool) -> Result<PathBuf, ProviderError>
         ProviderError::transient(format!("job store `{}`", what.display())).because(error)
     };
     match path.canonicalize() {
+        Ok(path) if path.is_dir() => Err(ProviderError::fatal(format!(
+            "job store `{0}` is a folder: name a file in it, as `{0}/ganger.db`",
+            path.display()
+        ))),
         Ok(path) => Ok(path),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && existing_only => {
             Err(ProviderError::transient(format!("job store `{}` does not exist", path.display())))
@@ -252,7 +256,10 @@ fn canonical(path: &Path, existing_only: bool) -> Result<PathBuf, ProviderError>
             let folder =
                 path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
             let name = path.file_name().ok_or_else(|| fail(error, path))?;
-            let folder = folder.canonicalize().map_err(|error| fail(error, folder))?;
+            let folder = folder.canonicalize().map_err(|error| {
+                let (file, folder) = (path.display(), folder.display());
+                ProviderError::transient(format!("job store `{file}`: its folder `{folder}`")).because(error)
+            })?;
             Ok(folder.join(name))
         }
         Err(error) => Err(fail(error, path)),
