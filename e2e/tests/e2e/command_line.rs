@@ -1,6 +1,6 @@
 //! The command line: exit codes, and what is said to whom.
 
-use ganger_e2e::Place;
+use ganger_e2e::{Place, eventually};
 
 use crate::crash::QUIET;
 
@@ -66,6 +66,37 @@ fn exit_1_when_the_answer_is_no() {
     assert_eq!(once.code, Some(1), "a watched job died: {}{}", once.stdout, once.stderr);
     assert_eq!(place.ganger(&["job", "wait", "-c", "ganger.toml", "bad"]).code, Some(1));
     assert_eq!(place.ganger(&["job", "show", "-c", "ganger.toml", "nobody"]).code, Some(1));
+}
+
+#[test]
+fn once_says_so_where_another_ganger_did_its_jobs() {
+    let place = quiet();
+    place.write("one.toml", place.read("ganger.toml").unwrap().replace("workers = 4", "workers = 1"));
+    let waits = r#"{"id":"waits","type":"cli","params":{"command":"sh","params":["-c","touch begun; until test -e go; do sleep 0.02; done"]}}"#;
+    place.ganger_fed(&["enqueue", "-c", "one.toml"], waits).ok();
+    let _other = place.start(&["run", "-c", "one.toml"]);
+    eventually("begin of the first job", || place.read("begun"));
+    let frees = r#"{"type":"cli","params":{"command":"touch","params":["go"]}}"#;
+    place.ganger_fed(&["enqueue", "-c", "one.toml"], frees).ok();
+
+    let once = place.ganger(&["run", "-c", "one.toml", "--once"]).ok();
+    assert!(once.stdout.contains("1 job done"), "{}", once.stdout);
+    assert!(once.stdout.contains("1 job ended elsewhere"), "{}", once.stdout);
+    let nothing = place.ganger(&["run", "-c", "one.toml", "--once"]).ok();
+    assert_eq!(nothing.stdout, "nothing to do\n");
+}
+
+#[test]
+fn a_timeout_of_no_time_is_refused() {
+    let place = quiet();
+    let flag = place.ganger(&["enqueue", "-c", "ganger.toml", "--timeout", "0s", "cli", "--", "true"]);
+    assert_eq!(flag.code, Some(2), "{}", flag.stderr);
+    assert!(flag.stderr.contains("--timeout"), "{}", flag.stderr);
+    let job = r#"{"type":"cli","timeout":"0s","params":{"command":"true"}}"#;
+    let line = place.ganger_fed(&["enqueue", "-c", "ganger.toml"], job);
+    assert_ne!(line.code, Some(0));
+    assert!(line.stderr.contains("field `timeout`"), "{}", line.stderr);
+    assert_eq!(place.ganger(&["job", "ls", "-c", "ganger.toml", "--json"]).stdout, "");
 }
 
 #[test]

@@ -66,15 +66,15 @@ pub(super) async fn run(
             Some(tally)
         }
     };
-    let total = match &tally {
-        Some(tally) => tally.stored + watch.known(),
+    let fresh = match &tally {
+        Some(tally) => tally.stored,
         None => watch.count().await,
     };
-    progress.begin(total);
+    progress.begin(fresh + watch.known());
     let running = Manager::start(plan).await?;
     let end = until_done(&running, &mut watch, &mut progress, &mut signals).await?;
     progress.clear();
-    close(&config, &running, &watch, Closing { tally: tally.as_ref(), end, json }, out).await
+    close(&config, &running, &watch, Closing { tally: tally.as_ref(), fresh, end, json }, out).await
 }
 
 /// Why the work ended.

@@ -28,9 +28,9 @@ impl Progress {
 
     /// The work begins.
     pub(super) fn begin(&self, total: u64) {
-        self.bar.reset();
+        self.bar.set_style(style("{bar:20} {human_pos}/{human_len} jobs · {wide_msg}"));
         self.bar.set_length(total);
-        self.bar.set_style(style("{bar:30} {human_pos}/{human_len} jobs · {msg}"));
+        self.bar.reset();
     }
 
     /// Says how it stands.

@@ -28,6 +28,8 @@ const DEAD_SEEN: usize = 10_000;
 pub(super) struct Closing<'a> {
     /// What became of the jobs of the file.
     pub(super) tally: Option<&'a Tally>,
+    /// How many jobs there were to do at the start, besides those of a file that were stored already.
+    pub(super) fresh: u64,
     pub(super) end: End,
     pub(super) json: bool,
 }
@@ -38,6 +40,19 @@ struct Told {
     dead: Vec<JobView>,
     /// What has not ended, and why it was not waited for.
     left: Vec<(Count, String)>,
+    /// How many of the jobs ended, but not here; at least so many.
+    elsewhere: u64,
+    /// There was no job to do.
+    nothing: bool,
+}
+
+/// How many of the jobs that there were at the start are neither left nor among those that ended here. Jobs that
+/// these enqueued make it fewer, never more.
+fn elsewhere(fresh: u64, report: &Report, left: &[(Count, String)]) -> u64 {
+    let ends = |figures: &Figures| figures.done + figures.dead + figures.cancelled + figures.expired;
+    let here: u64 = report.by_type.values().map(ends).sum();
+    let left: u64 = left.iter().map(|(count, _)| count.count).sum();
+    fresh.saturating_sub(here + left)
 }
 
 /// Tells what happened, as tables or as JSON; the exit code.
@@ -48,7 +63,7 @@ pub(super) async fn close(
     closing: Closing<'_>,
     out: &mut Out,
 ) -> Result<Exit, Failure> {
-    let Closing { tally, end, json } = closing;
+    let Closing { tally, fresh, end, json } = closing;
     let report = running.status().report();
     let mut told = Told::default();
     for (name, admin) in &watch.stores {
@@ -56,6 +71,10 @@ pub(super) async fn close(
         told.dead.extend(dead_of(watch, name, admin).await?);
         told.left.extend(left_of(config, watch, name, admin).await?);
     }
+    if end == End::Done && watch.stores.iter().all(|(_, admin)| admin.is_some()) {
+        told.elsewhere = elsewhere(fresh, &report, &told.left);
+    }
+    told.nothing = fresh == 0;
     match json {
         true => out.json_pretty(&as_json(&report, tally, &told))?,
         false => print(&report, tally, &told, out)?,
@@ -79,7 +98,7 @@ fn print(report: &Report, tally: Option<&Tally>, told: &Told, out: &mut Out) -> 
     if let Some(tally) = tally {
         out.line(tally.text())?;
     }
-    print_done(report, out)?;
+    print_done(report, told, out)?;
     print_dead(&told.dead, out)?;
     print_left(&told.left, out)
 }
@@ -96,10 +115,11 @@ fn as_json(report: &Report, tally: Option<&Tally>, told: &Told) -> Value {
         "by_type": report.by_type,
         "dead": told.dead.iter().map(view_json).collect::<Vec<_>>(),
         "left": left.collect::<Vec<_>>(),
+        "elsewhere": told.elsewhere,
     })
 }
 
-fn print_done(report: &Report, out: &mut Out) -> Result<(), Failure> {
+fn print_done(report: &Report, told: &Told, out: &mut Out) -> Result<(), Failure> {
     let headings = ["type", "runs", "done", "failed runs", "dead", "other", "median", "p95"];
     let mut rows = Rows::new(out, &headings).right(&[1, 2, 3, 4, 5, 6, 7]);
     for (kind, figures) in report.by_type.iter().filter(|(_, figures)| **figures != Figures::default()) {
@@ -115,7 +135,8 @@ fn print_done(report: &Report, out: &mut Out) -> Result<(), Failure> {
         ]);
     }
     if rows.is_empty() {
-        return out.line("nothing to do");
+        out.line(if told.nothing { "nothing to do" } else { "nothing was done here" })?;
+        return print_elsewhere(told.elsewhere, out);
     }
     rows.print(out)?;
     let done: u64 = report.by_type.values().map(|figures| figures.done).sum();
@@ -126,7 +147,18 @@ fn print_done(report: &Report, out: &mut Out) -> Result<(), Failure> {
         counted(done, "job"),
         took(report.uptime.as_nanos() as u64),
         grouped(rate as u64)
-    ))
+    ))?;
+    print_elsewhere(told.elsewhere, out)
+}
+
+fn print_elsewhere(jobs: u64, out: &mut Out) -> Result<(), Failure> {
+    match jobs {
+        0 => Ok(()),
+        jobs => out.line(format!(
+            "{} ended elsewhere: by another ganger on this store, or by an order",
+            counted(jobs, "job")
+        )),
+    }
 }
 
 /// The watched jobs that died in this run.
