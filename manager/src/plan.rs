@@ -271,6 +271,11 @@ fn check_pool<'a>(
     if options.max_crashes == 0 {
         return Err(PlanError(format!("{what} `{name}`: `max_crashes` must be at least 1")));
     }
+    if options.timeout.is_some_and(|limit| limit.get().is_zero()) {
+        return Err(PlanError(format!(
+            "{what} `{name}`: `timeout` is no time at all: leave it out for none"
+        )));
+    }
     Ok(())
 }
 
