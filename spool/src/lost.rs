@@ -38,52 +38,82 @@ impl Lease {
 
     /// From when on the lease may be taken over, on the store's clock: at once when its holder is dead; else when
     /// it has run out and managers have had a third of it to speak up since the store saw none.
-    pub(crate) fn free_at(&self, shared: &Shared, absence: Absence) -> i64 {
+    pub(crate) fn free_at(&self, shared: &Shared, absences: &Absences) -> i64 {
         if shared.holders.is_dead(self.token.incarnation) {
             return i64::MIN;
         }
-        let patience = if absence.length.saturating_mul(3) > self.lease.saturating_mul(2) {
-            absence.end.saturating_add(self.lease / 3)
-        } else {
-            i64::MIN
-        };
-        self.deadline.max(patience)
+        self.deadline.max(absences.patience(self.lease))
     }
 }
 
-/// The last time in which the store saw no manager.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Absence {
-    pub(crate) end: i64,
-    pub(crate) length: i64,
+/// A time in which the store saw no manager.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Absence {
+    end: i64,
+    length: i64,
 }
 
-impl Absence {
-    pub(crate) fn load(db: &Connection) -> rusqlite::Result<Absence> {
-        let mut statement = db.prepare_cached("SELECT value FROM meta WHERE key = ?1")?;
-        let mut number = |key: &str| {
-            statement.query_row([key], |row| row.get(0)).optional().map(|value| value.unwrap_or(0))
+/// The absences since the machine's start that matter still, each shorter than the one before.
+#[derive(Debug, Default)]
+pub(crate) struct Absences(Vec<Absence>);
+
+impl Absences {
+    pub(crate) fn load(db: &Connection, boot: &str) -> rusqlite::Result<Absences> {
+        let text: Option<String> = db
+            .prepare_cached("SELECT value FROM meta WHERE key = 'absences'")?
+            .query_row([], |row| row.get(0))
+            .optional()?;
+        Ok(text.map(|text| Absences::read(&text, boot)).unwrap_or_default())
+    }
+
+    /// None of an earlier start: the clock began anew, and its holders are dead.
+    fn read(text: &str, boot: &str) -> Absences {
+        let Some(of_boot) = text.strip_prefix(boot) else { return Absences::default() };
+        let absence = |word: &str| {
+            let (end, length) = word.split_once('+')?;
+            Some(Absence { end: end.parse().ok()?, length: length.parse().ok()? })
         };
-        Ok(Absence { end: number("absence_end")?, length: number("absence")? })
+        Absences(of_boot.split_whitespace().filter_map(absence).collect())
+    }
+
+    fn text(&self, boot: &str) -> String {
+        let words = self.0.iter().map(|Absence { end, length }| format!(" {end}+{length}"));
+        std::iter::once(boot.to_owned()).chain(words).collect()
+    }
+
+    fn add(&mut self, end: i64, length: i64) {
+        // A shorter one does not matter to leases that are longer, nor an old one to any.
+        self.0.retain(|other| other.length > length && end < other.end.saturating_add(other.length / 2));
+        self.0.push(Absence { end, length });
+    }
+
+    /// Until when a lease of this length is left to its holder: a third of it from the end of the last absence that
+    /// was longer than two thirds of it.
+    fn patience(&self, lease: i64) -> i64 {
+        let matters = |absence: &&Absence| absence.length.saturating_mul(3) > lease.saturating_mul(2);
+        self.0
+            .iter()
+            .filter(matters)
+            .map(|absence| absence.end.saturating_add(lease / 3))
+            .max()
+            .unwrap_or(i64::MIN)
     }
 }
 
 /// Notes that a manager has spoken: if none had for long, leases that ran out meanwhile are left alone a while.
 pub(crate) fn note_contact(tx: &Tx<'_>) -> Result<(), StoreError> {
-    let sql = "SELECT max(seen) FROM member WHERE boot = ?1";
-    let Some(seen) = tx.number(sql, [&tx.shared.boot])? else { return Ok(()) };
+    let boot = &tx.shared.boot;
+    let Some(seen) = tx.number("SELECT max(seen) FROM member WHERE boot = ?1", [boot])? else {
+        return Ok(());
+    };
     let length = tx.ticks.saturating_sub(seen);
     // Shorter than two thirds of any lease worth having: not worth a write.
     if length < 50 {
         return Ok(());
     }
-    let last = Absence::load(tx.db)?;
-    let over = tx.ticks >= last.end.saturating_add(last.length / 2);
-    if over || length > last.length {
-        tx.set_meta("absence", length)?;
-        tx.set_meta("absence_end", tx.ticks)?;
-    }
-    Ok(())
+    let mut absences = Absences::load(tx.db, boot)?;
+    absences.add(tx.ticks, length);
+    tx.run("INSERT OR REPLACE INTO meta VALUES ('absences', ?1)", [absences.text(boot)]).map(drop)
 }
 
 /// Takes one suspect that there is room for; first from those that wait, else by taking over a lost lease.
@@ -158,9 +188,9 @@ pub(crate) fn find(
     room: &Room,
     who: &Who,
 ) -> Result<Option<Lost>, StoreError> {
-    let (absence, ticks) = (Absence::load(db)?, crate::clock::boot_millis());
+    let (absences, ticks) = (Absences::load(db, &shared.boot)?, crate::clock::boot_millis());
     for lease in Lease::all(db)? {
-        if lease.free_at(shared, absence) > ticks {
+        if lease.free_at(shared, &absences) > ticks {
             continue;
         }
         let Some(claim) = Claim::load(db, (&lease.source, lease.token))? else { continue };
@@ -228,4 +258,31 @@ fn note_lost_run(tx: &Tx<'_>, place: &Place, lease: &Lease) -> Result<(), StoreE
         manager: format!("{:016x}", lease.token.incarnation),
     };
     crate::settle::append_attempt(tx, place.seq, runs, attempt)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shorter_absence_after_a_longer_one_counts_for_shorter_leases() {
+        let mut absences = Absences::default();
+        absences.add(100_000, 60_000);
+        absences.add(112_000, 12_000);
+        assert_eq!(absences.patience(15_000), 112_000 + 5_000);
+        assert_eq!(absences.patience(60_000), 100_000 + 20_000);
+        assert_eq!(absences.patience(90_000), i64::MIN, "neither was longer than two thirds of it");
+        absences.add(130_000, 12_000);
+        assert_eq!(absences.0.len(), 1, "what matters no more is forgotten");
+    }
+
+    #[test]
+    fn absences_before_the_machine_started_anew_are_none() {
+        let mut absences = Absences::default();
+        absences.add(9_000_000, 60_000);
+        absences.add(9_012_000, 12_000);
+        let text = absences.text("boot-a");
+        assert_eq!(Absences::read(&text, "boot-a").0, absences.0);
+        assert!(Absences::read(&text, "boot-b").0.is_empty());
+    }
 }

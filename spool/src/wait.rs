@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension};
 use crate::{
     enqueue::NO_TYPE,
     error::StoreError,
-    lost::{self, Absence, Lease},
+    lost::{self, Absences, Lease},
     read::Look,
     source::Who,
     spool::{Shared, Spool},
@@ -107,10 +107,10 @@ fn suspect_lane(db: &Connection, who: &Who, room: &Room) -> Result<bool, StoreEr
 
 /// When the next lease may be taken over, from now.
 fn lost_lease(db: &Connection, shared: &Shared) -> Result<Option<Duration>, StoreError> {
-    let (absence, ticks) = (Absence::load(db)?, crate::clock::boot_millis());
+    let (absences, ticks) = (Absences::load(db, &shared.boot)?, crate::clock::boot_millis());
     let leases = Lease::all(db)?;
     // Those that are free already hold nothing that there is room for.
-    let next = leases.iter().map(|lease| lease.free_at(shared, absence)).filter(|at| *at > ticks).min();
+    let next = leases.iter().map(|lease| lease.free_at(shared, &absences)).filter(|at| *at > ticks).min();
     let left = |at: i64| Duration::from_millis(u64::try_from(at.saturating_sub(ticks)).unwrap_or(0));
     Ok(next.map(left).or(leases.first().map(|_| LOOK_AT_HOLDERS)))
 }

@@ -111,6 +111,31 @@ async fn p6_after_an_absence_of_all_managers_a_living_holder_is_given_a_third_of
 }
 
 #[tokio::test]
+async fn p6_a_shorter_absence_soon_after_a_longer_one_counts_too() {
+    let file = File::new();
+    let (first, other) = (file.open().await, file.open().await);
+    first.put(jobs(1)).await;
+    let give = |lease| Exchange {
+        token: first.token(),
+        settle: Vec::new(),
+        room: room(1),
+        lease: Duration::from_millis(lease),
+    };
+    let long = give(1200);
+    assert_eq!(first.source.exchange(&long).await.unwrap().leased.len(), 1);
+    other.source.wait(&room(1)).await.unwrap();
+    assert!(other.take(1).await.is_empty());
+    assert!(first.say(ganger_core::LeaseRef { token: long.token, index: 0 }, Verdict::Done).await);
+
+    first.put(jobs(1)).await;
+    let short = give(450);
+    assert_eq!(first.source.exchange(&short).await.unwrap().leased.len(), 1);
+    other.source.wait(&room(1)).await.unwrap();
+    assert!(other.take(1).await.is_empty(), "the store saw no manager for two thirds of this lease");
+    assert!(first.say(ganger_core::LeaseRef { token: short.token, index: 0 }, Verdict::Done).await);
+}
+
+#[tokio::test]
 async fn p3_a_settlement_of_a_lease_that_was_taken_over_changes_nothing() {
     let file = File::new();
     let (first, other) = (file.open().await, file.open().await);
