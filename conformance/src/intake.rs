@@ -5,6 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
+use compact_str::CompactString;
 use ganger_core::{
     Batch, Beat, BoxFuture, DynIntake, Ended, Enqueued, IntakeSink, Job, JobId, ProviderError, Refused,
     Severity, Sink, State, Stopper,
@@ -157,6 +158,10 @@ impl Sink for Basin {
     }
 
     fn managers(&self) -> BoxFuture<'_, Result<Vec<Beat>, ProviderError>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
+    fn ready_types(&self) -> BoxFuture<'_, Result<Vec<CompactString>, ProviderError>> {
         Box::pin(async { Ok(Vec::new()) })
     }
 

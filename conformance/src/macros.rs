@@ -43,6 +43,7 @@ macro_rules! provider {
             the_same_batch_token_again_stores_nothing_twice,
             a_job_waits_until_its_time,
             the_states_of_jobs_are_told_in_order,
+            every_type_of_which_a_job_is_ready_is_named_one_of_which_none_is_may_be,
             one_who_waits_for_a_job_learns_its_end_whoever_ran_it,
         ]);
         $crate::tests!(admin, $store, [

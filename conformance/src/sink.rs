@@ -1,10 +1,12 @@
 //! The sink's group.
 
-use ganger_core::{Batch, Enqueued, Job, JobId, Refused, RefusedKind, Settlement, State, Timestamp, Verdict};
+use ganger_core::{
+    Batch, Enqueued, Job, JobId, Refused, RefusedKind, Room, Settlement, State, Timestamp, Verdict,
+};
 
 use crate::{
     Jobs, Store, TestManager,
-    manager::{Held, LONG, labels, room, room_for_any},
+    manager::{Held, LONG, labels, room, room_for_any, room_of},
     soon,
 };
 
@@ -149,6 +151,21 @@ pub async fn the_states_of_jobs_are_told_in_order(store: impl Store) {
     manager.take(1).await;
     let states = manager.sink().states(&ids).await.unwrap();
     assert_eq!(states, [Some(State::Running), None, Some(State::Ready), Some(State::Ready)]);
+}
+
+/// Every type of which a job is ready is named, whether or not a manager does it.
+pub async fn every_type_of_which_a_job_is_ready_is_named_one_of_which_none_is_may_be(store: impl Store) {
+    let Some(manager) = open(&store).await else { return };
+    manager.enqueue(vec![Jobs::of("nobodys", "a"), Jobs::of("lost", "b"), Jobs::one("c")]).await;
+    let lost = manager.await_claim(room_of(&[("lost", 1)]), store.lease()).await;
+    manager.take(1).await;
+    let named = async |kind: &str| manager.sink().ready_types().await.unwrap().iter().any(|one| one == kind);
+    assert!(named("nobodys").await);
+    // A suspect waits for a claim of its own: it is taken over and handed back.
+    let again = manager.await_claim(Room { suspect: true, ..room_of(&[("lost", 1)]) }, LONG).await;
+    assert_eq!(again[0].label(), lost[0].label());
+    assert!(manager.say(again[0].lease, Verdict::Release).await);
+    assert!(named("lost").await);
 }
 
 /// One who waits for a job learns its end, whichever manager ran it.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use compact_str::CompactString;
 use serde::Serialize;
 
 use crate::{Beat, BoxFuture, Job, JobId, Output, ProviderError, State};
@@ -29,6 +30,12 @@ pub trait Sink: Send + Sync {
 
     /// The managers that gave a sign of life within their lease.
     fn managers(&self) -> BoxFuture<'_, Result<Vec<Beat>, ProviderError>>;
+
+    /// The types that jobs wait for, whether or not a manager does them.
+    ///
+    /// # Behavior
+    /// - Every type of which a job is ready is named; one of which none is may be.
+    fn ready_types(&self) -> BoxFuture<'_, Result<Vec<CompactString>, ProviderError>>;
 
     /// Asks for a job to be cancelled: a mark in the store (P9). `false` when it had ended or is not known.
     fn cancel<'a>(&'a self, id: &'a JobId) -> BoxFuture<'a, Result<bool, ProviderError>>;

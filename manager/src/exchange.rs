@@ -30,6 +30,9 @@ const GATHER_MAX: Duration = Duration::from_millis(25);
 /// So many verdicts are worth a commit.
 const GATHER_JOBS: usize = 32;
 
+/// So many jobs of a type that nobody does are taken at a time.
+const STRAYS_MAX: u32 = 100;
+
 /// At most so many bytes of jobs in one exchange.
 const EXCHANGE_BYTES_MAX: u64 = 8 << 20;
 
@@ -184,6 +187,10 @@ impl ExchangeLoop {
                 ask.by_pool.push((at, room.jobs));
                 all = all.saturating_add(room.jobs);
             }
+        }
+        for kind in self.source.strays().iter() {
+            ask.room.types.push(TypeRoom { kind: kind.clone(), jobs: STRAYS_MAX });
+            all = all.saturating_add(STRAYS_MAX);
         }
         ask.room.jobs = all.min(most);
         ask.room.bytes = EXCHANGE_BYTES_MAX;

@@ -61,19 +61,10 @@ pub struct Policy {
     pub unknown: UnknownType,
     /// How much of a run's output is kept, in bytes.
     pub output_max: usize,
-    /// What happens to dead jobs, in this order.
-    pub handlers: Arc<[Handler]>,
+    /// The failure handlers of dead jobs, by name, in their order.
+    pub handlers: Arc<[CompactString]>,
     /// The manager's name, for the attempts on record.
     pub manager: Arc<str>,
-}
-
-/// A failure handler, as far as the judge needs it.
-#[derive(Clone, Debug)]
-pub struct Handler {
-    /// Its name in the config.
-    pub name: String,
-    /// The params of each of its jobs.
-    pub params: Option<Box<RawValue>>,
 }
 
 impl Policy {
@@ -378,11 +369,11 @@ impl Hearing<'_> {
     }
 }
 
-fn handler_job(handler: &Handler, id: JobId, input: Box<RawValue>, like: &Job) -> Job {
-    let kind = compact_str::format_compact!("{HANDLER_PREFIX}{}", handler.name);
+/// The job of a failure handler. What its config entry says of params is put in when it runs: a stored job must not
+/// tell the secrets in them.
+fn handler_job(handler: &str, id: JobId, input: Box<RawValue>, like: &Job) -> Job {
     let mut job = Job {
-        kind,
-        params: handler.params.clone(),
+        kind: handler_kind(handler),
         id: Some(id),
         name: like.name.clone(),
         queue: like.queue.clone(),
@@ -405,7 +396,7 @@ fn end_of_handler(job: &Job, state: State, error: Option<String>, policy: &Polic
     let Some((parent, number)) = handled_job(job) else { return HandlerEnd::default() };
     let name = job.kind.strip_prefix(HANDLER_PREFIX).unwrap_or(&job.kind);
     let error = error.filter(|_| state != State::Done);
-    let at = policy.handlers.iter().position(|handler| handler.name == name);
+    let at = policy.handlers.iter().position(|handler| handler == name);
     let next = at.and_then(|at| policy.handlers.get(at + 1)).and_then(|handler| {
         let input = job.rare().input.clone()?;
         Some(handler_job(handler, parent.failed(number + 1), input, job))

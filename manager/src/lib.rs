@@ -32,6 +32,7 @@ mod sinks;
 mod source;
 mod spawn;
 mod stats;
+mod strays;
 mod system_clock;
 
 pub use judge::judge;

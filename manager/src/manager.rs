@@ -16,7 +16,7 @@ use crate::{
     Plan, PlanError,
     drain::{Drain, Open},
     house::{House, HouseSetup, HouseStatus, Phase, Pools},
-    judge::{Handler, Policy, handler_kind},
+    judge::{Policy, handler_kind},
     opening::{IntakeTask, SourceTask},
     pool::{Pool, PoolSetup, panic_text, start_slots, supervise},
     sinks::SourceSinks,
@@ -203,17 +203,23 @@ impl Start {
 
     async fn make_pools(&self) -> Result<Arc<Pools>, ManagerError> {
         let workers = self.plan.workers.iter().map(|worker| {
-            (worker.name.clone(), worker.name.as_str().into(), &worker.workers, &worker.options)
+            (worker.name.clone(), worker.name.as_str().into(), &worker.workers, &worker.options, None)
         });
         let handlers = self.plan.handlers.iter().map(|handler| {
-            (handler.name.clone(), handler_kind(&handler.name), &handler.workers, &handler.options)
+            (
+                handler.name.clone(),
+                handler_kind(&handler.name),
+                &handler.workers,
+                &handler.options,
+                handler.params.clone(),
+            )
         });
         let all: Vec<_> = workers.chain(handlers).collect();
-        let shares = all.iter().map(|(_, kind, workers, options)| {
+        let shares = all.iter().map(|(_, kind, workers, options, _)| {
             self.share((*workers).clone(), kind.to_string(), options.workers)
         });
         let mut pools = Vec::new();
-        for (made, (index, (name, kind, workers, options))) in
+        for (made, (index, (name, kind, workers, options, params))) in
             join_all(shares).await.into_iter().zip((0u32..).zip(&all))
         {
             let makers = made
@@ -226,6 +232,7 @@ impl Start {
                 timeout: options.timeout.map(|timeout| timeout.get()),
                 traits: workers.traits(),
                 makers,
+                params: params.clone(),
                 sources: self.house.sources.clone(),
                 spawn: self.workers.clone(),
             })));
@@ -260,12 +267,10 @@ impl Start {
 
 /// The rules of a type with these options.
 fn policy(plan: &Plan, options: &WorkerOptions) -> Policy {
-    let handler =
-        |handler: &crate::HandlerPlan| Handler { name: handler.name.clone(), params: handler.params.clone() };
     Policy {
         unknown: plan.unknown,
         output_max: plan.output_max,
-        handlers: plan.handlers.iter().map(handler).collect(),
+        handlers: plan.handlers.iter().map(|handler| handler.name.as_str().into()).collect(),
         manager: format!("{}:{}", plan.host, std::process::id()).into(),
         ..Policy::of(options)
     }

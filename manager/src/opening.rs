@@ -20,6 +20,7 @@ use crate::{
     retry::Backing,
     sinks::SourceSinks,
     source::Source,
+    strays::StrayFinder,
 };
 
 /// How long opening may take.
@@ -112,6 +113,10 @@ impl SourceTask {
         };
         let what = format!("keeping the leases of provider `{}`", self.source.name);
         self.house.spawn(what, keeper.run(self.keepers.clone()));
+        if let Some(finder) = StrayFinder::new(self.house.clone(), pools.clone(), self.source.clone()) {
+            let what = format!("looking for jobs of provider `{}` that nobody does", self.source.name);
+            self.house.spawn(what, finder.run(self.keepers.clone()));
+        }
         ExchangeLoop::new(self.house.clone(), pools, self.source.clone(), provider).run().await;
     }
 }

@@ -98,7 +98,7 @@ pub struct HandlerPlan {
     pub workers: Arc<dyn Workers>,
     /// Options that every worker has.
     pub options: WorkerOptions,
-    /// The params of each of its jobs.
+    /// The params of each of its jobs. They are given to a job when it runs and stored nowhere.
     pub params: Option<Box<RawValue>>,
 }
 

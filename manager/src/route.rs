@@ -1,13 +1,6 @@
 //! Sorts what was leased: to its pool, or, where it is not to run, straight to the judge.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
-
-use compact_str::CompactString;
-use ganger_core::{
-    Capabilities, Entry, Event, HANDLER_PREFIX, JOB_BYTES_MAX, Job, JobContext, JobId, JobStart, LeaseRef,
-    Leased, Malformed, Outcome, Record, Settlement, Timestamp, Token, Verdict, What,
-};
-use tokio::time::timeout;
+use std::{sync::Arc, time::Duration};
 
 use crate::{
     UnknownType,
@@ -17,10 +10,13 @@ use crate::{
     pool::Queued,
     source::{CrashPermit, Source},
     stats::Tally,
+    strays::live_types,
 };
-
-/// How long the register of managers may take to be read.
-const REGISTER_LIMIT: Duration = Duration::from_secs(2);
+use compact_str::CompactString;
+use ganger_core::{
+    Capabilities, Entry, Event, HANDLER_PREFIX, JOB_BYTES_MAX, Job, JobContext, JobId, JobStart, LeaseRef,
+    Leased, Malformed, Outcome, Record, Settlement, Timestamp, Token, Verdict, What,
+};
 
 /// The pool of a job that has none, in the figures.
 const NO_POOL: u32 = u32::MAX;
@@ -130,7 +126,7 @@ impl Router {
 
     fn sort(&mut self, lease: LeaseRef, entry: Entry, record: Record, now: Timestamp, late: bool) -> Sorted {
         let raw = matches!(entry, Entry::Raw(_));
-        let job = match read(lease, entry, &record, now) {
+        let mut job = match read(lease, entry, &record, now) {
             Ok(job) => job,
             Err(fault) if late => {
                 drop(fault);
@@ -150,6 +146,9 @@ impl Router {
             return Sorted::Settled;
         }
         let Some(pool) = pool else { return Sorted::NoWorker { job: job.into(), record } };
+        if job.params.is_none() {
+            job.params.clone_from(&self.pools.all()[pool].params);
+        }
         let start = JobStart {
             job,
             lease,
@@ -256,8 +255,10 @@ impl Router {
         kinds.dedup();
         let live = match self.house.policy.unknown {
             UnknownType::Park => None,
-            UnknownType::Dead => self.live_types().await,
+            UnknownType::Dead => live_types(&self.source).await,
         };
+        // What is kept is not asked for again at once.
+        self.source.strays().retain(|kind| live.as_ref().is_some_and(|live| !live.contains(kind)));
         for (lease, job, record) in jobs {
             // Whoever cannot know whether somebody does it keeps it.
             let dead = live.as_ref().is_some_and(|live| !live.contains(job.kind.as_str()));
@@ -268,13 +269,6 @@ impl Router {
             }
         }
         tracing::warn!(provider = %self.source.name, ?kinds, "no worker here does these types: their jobs are set aside, or dead where the config says so");
-    }
-
-    /// The types that live managers do; `None` when that cannot be known.
-    async fn live_types(&self) -> Option<HashSet<String>> {
-        let sink = self.source.provider()?.sink()?;
-        let managers = timeout(REGISTER_LIMIT, sink.managers()).await.ok()?.ok()?;
-        Some(managers.into_iter().flat_map(|beat| beat.types).map(|(kind, _)| kind).collect())
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use compact_str::CompactString;
 use ganger_core::{
     Admin, Batch, Beat, BoxFuture, Ended, Enqueued, JobId, ProviderError, Refused, Sink, Sinks, State,
 };
@@ -95,6 +96,10 @@ impl Sink for Guarded {
 
     fn managers(&self) -> BoxFuture<'_, Result<Vec<Beat>, ProviderError>> {
         Box::pin(limited("reading the register of managers", self.0.managers()))
+    }
+
+    fn ready_types(&self) -> BoxFuture<'_, Result<Vec<CompactString>, ProviderError>> {
+        Box::pin(limited("asking for the types that wait", self.0.ready_types()))
     }
 
     fn cancel<'a>(&'a self, id: &'a JobId) -> BoxFuture<'a, Result<bool, ProviderError>> {

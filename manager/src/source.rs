@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use compact_str::CompactString;
 use ganger_core::{DynProvider, LEASE, ProviderOptions, Settlement};
 use tokio::sync::Notify;
 
@@ -29,6 +30,8 @@ pub(crate) struct Source {
     /// It has been in trouble: one look saves the one for the reason.
     troubled: AtomicBool,
     outbox: Mutex<Outbox>,
+    /// Types that nobody does, to be asked for all the same.
+    strays: Mutex<Vec<CompactString>>,
     provider: OnceLock<Arc<dyn DynProvider>>,
 }
 
@@ -52,6 +55,7 @@ impl Source {
             away: AtomicBool::new(false),
             troubled: AtomicBool::new(false),
             outbox: Mutex::default(),
+            strays: Mutex::default(),
             provider: OnceLock::new(),
         }
     }
@@ -84,6 +88,11 @@ impl Source {
 
     fn outbox(&self) -> MutexGuard<'_, Outbox> {
         self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The types that nobody does; they are asked for all the same, and what comes of them is judged.
+    pub(crate) fn strays(&self) -> MutexGuard<'_, Vec<CompactString>> {
+        self.strays.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Something that may pass is wrong with it: readiness goes off until [`Source::well`].

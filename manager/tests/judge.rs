@@ -10,7 +10,7 @@ use ganger_core::{
 };
 use ganger_manager::{
     UnknownType,
-    judge::{CRASHED, Case, Handler, NOT_WORTH_A_RETRY, Policy, RETRIES_SPENT, Run, judge},
+    judge::{CRASHED, Case, NOT_WORTH_A_RETRY, Policy, RETRIES_SPENT, Run, judge},
 };
 use proptest::prelude::*;
 
@@ -23,9 +23,8 @@ fn now() -> Timestamp {
 }
 
 fn policy() -> Policy {
-    let handler = |name: &str| Handler { name: name.to_owned(), params: None };
     Policy {
-        handlers: Arc::new([handler("mail"), handler("store")]),
+        handlers: Arc::new(["mail".into(), "store".into()]),
         manager: Arc::from("host:1"),
         ..Policy::of(&WorkerOptions::default())
     }
@@ -286,7 +285,7 @@ prop_compose! {
         factor: f64, jitter: f64, initial in 0u64..1 << 40, max in 0u64..1 << 40
     ) -> Policy {
         let names = ["mail", "store"];
-        let handlers = names[..handlers].iter().map(|name| Handler { name: (*name).into(), params: None });
+        let handlers = names[..handlers].iter().map(|name| (*name).into());
         Policy {
             retries, max_crashes,
             unknown: if unknown { UnknownType::Dead } else { UnknownType::Park },

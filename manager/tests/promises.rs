@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use ganger_core::{
-    Job, JobContext, JobError, Output, ProviderOptions, Sink, State, StopReason, WorkerOptions,
+    Entry, Job, JobContext, JobError, Output, ProviderOptions, Sink, State, StopReason, WorkerOptions,
 };
 use ganger_manager::{Manager, UnknownType};
 use ganger_worker_function::function;
@@ -253,6 +253,29 @@ async fn b10_by_policy_an_unknown_type_is_dead_unless_a_live_manager_does_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn b10_by_policy_an_unknown_type_is_dead_also_where_the_store_gives_what_it_is_asked_for() {
+    let (ledger, clock) = (Ledger::default(), TestClock::new());
+    let provider = memory(&clock);
+    let mut plan = add(plan_with(&provider, &clock), acts("t", &ledger));
+    plan.unknown = UnknownType::Dead;
+    let _running = Manager::start(plan).await.unwrap();
+    let mut other = add(plan_with(&provider, &clock), acts("elsewhere", &ledger));
+    other.incarnation = 0xdef;
+    let other = Manager::start(other).await.unwrap();
+    enqueue(&provider, (0..250).map(|_| job(r#"{"type":"nobody"}"#))).await;
+    eventually("all are dead", || provider.dead_letters().len() == 250).await;
+    assert!(provider.dead_letters()[0].2.contains("no worker does type `nobody`"));
+
+    let ids = enqueue(&provider, [job(r#"{"type":"elsewhere","params":"slow"}"#)]).await;
+    pass(Duration::from_secs(60)).await;
+    assert_eq!(ends(&provider, &ids).await[0].state, Some(State::Done), "somebody does it");
+    other.drain();
+    other.ended().await.unwrap();
+    let ids = enqueue(&provider, [job(r#"{"type":"elsewhere"}"#)]).await;
+    assert_eq!(ends(&provider, &ids).await[0].state, Some(State::Dead), "nobody does it any more");
+}
+
+#[tokio::test(start_paused = true)]
 async fn failure_handlers_run_in_order_and_have_none_of_their_own() {
     let (ledger, clock) = (Ledger::default(), TestClock::new());
     let provider = memory(&clock);
@@ -284,6 +307,12 @@ async fn failure_handlers_run_in_order_and_have_none_of_their_own() {
     let ended = ends(&provider, &handlers).await;
     assert_eq!((ended[0].state, ended[1].state), (Some(State::Dead), Some(State::Done)));
     assert_eq!(*seen.lock().unwrap(), ["a/failed/1 first dead as told", "a/failed/2 second dead as told"]);
+    let stored = provider.dead_letters();
+    let told = |entry: &Entry| matches!(entry, Entry::Job(job) if job.params.is_some());
+    assert!(
+        stored.iter().all(|(id, entry, _)| told(entry) == (id.to_string() == "a")),
+        "a handler's are its own"
+    );
     assert_eq!(provider.states(&["a/failed/1/failed/1".parse().unwrap()]).await.unwrap(), [None]);
     let report = running.status().report();
     assert_eq!(report.by_type["failure_handler.first"].dead, 1);

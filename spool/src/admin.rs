@@ -1,5 +1,6 @@
 //! Looking at the store and giving orders, as [`Admin`] and [`Sink`] want it.
 
+use compact_str::CompactString;
 use ganger_core::{
     Admin, Batch, Beat, BoxFuture, Count, Ended, Enqueued, Filter, JobId, JobView, Order, Page,
     ProviderError, Refused, Sink, State,
@@ -22,6 +23,14 @@ impl Sink for Source {
 
     fn managers(&self) -> BoxFuture<'_, Result<Vec<Beat>, ProviderError>> {
         Box::pin(Source::managers(self))
+    }
+
+    fn ready_types(&self) -> BoxFuture<'_, Result<Vec<CompactString>, ProviderError>> {
+        Box::pin(async move {
+            self.absorb().await?;
+            let queue = self.who.queue.clone();
+            self.spool.readers.run(Look::Short, move |db| list::ready_types(db, queue.as_deref())).await
+        })
     }
 
     fn cancel<'a>(&'a self, id: &'a JobId) -> BoxFuture<'a, Result<bool, ProviderError>> {

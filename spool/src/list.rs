@@ -1,10 +1,12 @@
 //! Looking at stored jobs.
 
+use compact_str::CompactString;
 use ganger_core::{Count, Filter, Handled, JobId, JobView, Page, State, Timestamp, Token};
 use rusqlite::{Connection, OptionalExtension, ToSql, types::Value};
 
 use crate::{
     claim::Claim,
+    enqueue::NO_TYPE,
     error::StoreError,
     read::{self, STATE},
     row::{COLUMNS, Row},
@@ -118,6 +120,16 @@ pub(crate) fn counts(db: &Connection) -> Result<Vec<Count>, StoreError> {
         }
     }
     Ok(counts)
+}
+
+/// The types that jobs wait for, of one queue or of all.
+pub(crate) fn ready_types(db: &Connection, queue: Option<&str>) -> Result<Vec<CompactString>, StoreError> {
+    let mut statement = db.prepare_cached(
+        "SELECT DISTINCT l.type FROM lane l WHERE (?1 IS NULL OR l.queue = ?1) AND l.type <> ?2 AND (\
+         EXISTS (SELECT 1 FROM ready r WHERE r.lane = l.id) OR EXISTS (SELECT 1 FROM suspect s WHERE s.lane = l.id))",
+    )?;
+    let types = statement.query_map((queue, NO_TYPE), |row| Ok(row.get_ref(0)?.as_str()?.into()))?;
+    Ok(types.collect::<Result<_, _>>()?)
 }
 
 /// Jobs that match, newest first.

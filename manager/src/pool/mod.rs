@@ -24,6 +24,7 @@ use std::{
 
 use compact_str::CompactString;
 use ganger_core::{JobContext, PoolFigures, Slots, WorkerTraits};
+use serde_json::value::RawValue;
 
 use self::{board::Board, recent::Recent};
 pub(crate) use self::{
@@ -62,6 +63,8 @@ pub(crate) struct Pool {
     pub(crate) timeout: Option<Duration>,
     pub(crate) traits: WorkerTraits,
     pub(crate) makers: Arc<dyn Slots>,
+    /// A failure handler's own params, which each of its jobs gets that has none.
+    pub(crate) params: Option<Box<RawValue>>,
     sources: Arc<[Arc<Source>]>,
     state: Mutex<State>,
     /// Nothing more is started: what slots have not begun comes back.
@@ -126,13 +129,14 @@ pub(crate) struct PoolSetup {
     pub(crate) timeout: Option<Duration>,
     pub(crate) traits: WorkerTraits,
     pub(crate) makers: Arc<dyn Slots>,
+    pub(crate) params: Option<Box<RawValue>>,
     pub(crate) sources: Arc<[Arc<Source>]>,
     pub(crate) spawn: Arc<dyn Spawn>,
 }
 
 impl Pool {
     pub(crate) fn new(setup: PoolSetup) -> Self {
-        let PoolSetup { kind, index, slots, policy, timeout, traits, makers, sources, spawn } = setup;
+        let PoolSetup { kind, index, slots, policy, timeout, traits, makers, params, sources, spawn } = setup;
         let boards = (0..slots).map(|_| Mutex::new(Arc::new(Board::new(0)))).collect();
         let state = State {
             queue: VecDeque::new(),
@@ -158,6 +162,7 @@ impl Pool {
             timeout,
             traits,
             makers,
+            params,
             sources,
             state: Mutex::new(state),
             closing: AtomicBool::new(false),

@@ -178,6 +178,7 @@ pub(crate) async fn cancel(door: &Door, id: &JobId) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use compact_str::CompactString;
     use ganger_core::{Batch, Beat, BoxFuture, Enqueued, ProviderError, Refused, Stopper};
     use std::{collections::HashSet, sync::Arc};
     use tokio::task::{AbortHandle, JoinSet};
@@ -229,6 +230,9 @@ mod tests {
             })
         }
         fn managers(&self) -> Answer<'_, Vec<Beat>> {
+            unreachable!("nobody asks")
+        }
+        fn ready_types(&self) -> Answer<'_, Vec<CompactString>> {
             unreachable!("nobody asks")
         }
         fn cancel<'a>(&'a self, _: &'a JobId) -> Answer<'a, bool> {

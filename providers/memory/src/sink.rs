@@ -1,5 +1,6 @@
 //! Where jobs go in.
 
+use compact_str::CompactString;
 use ganger_core::{
     Batch, Beat, BoxFuture, Ended, Enqueued, Job, JobId, Provider, ProviderError, Refused, RefusedKind, Sink,
     State, Timestamp,
@@ -51,6 +52,10 @@ impl Sink for MemoryProvider {
             let alive = store.beats.values().filter(|(_, deadline)| *deadline > now);
             Ok(alive.map(|(beat, _)| beat.clone()).collect())
         })
+    }
+
+    fn ready_types(&self) -> BoxFuture<'_, Result<Vec<CompactString>, ProviderError>> {
+        Box::pin(async move { Ok(self.lock().ready_types()) })
     }
 
     fn cancel<'a>(&'a self, id: &'a JobId) -> BoxFuture<'a, Result<bool, ProviderError>> {

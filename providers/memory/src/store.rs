@@ -5,7 +5,7 @@ mod settle;
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -247,6 +247,14 @@ impl Store {
         }
         let running = self.claims.values().filter_map(|claim| claim.deadline.checked_sub(now));
         Some(running.filter(|left| !left.is_zero()).chain(due).min().unwrap_or(PAUSE_MAX).min(PAUSE_MAX))
+    }
+
+    /// The types that ready jobs are of. Bytes that no manager has read yet go to whoever comes.
+    pub(crate) fn ready_types(&self) -> Vec<CompactString> {
+        let ready = self.lanes.iter().filter(|(_, lane)| !lane.is_empty()).map(|(kind, _)| kind);
+        let suspects = self.suspects.values().chain(self.scheduled.values()).map(|item| &item.kind);
+        let named: BTreeSet<_> = ready.chain(suspects).filter(|kind| !kind.is_empty()).collect();
+        named.into_iter().cloned().collect()
     }
 
     pub(crate) fn waiting(&self) -> usize {

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, ops::Range, time::Duration};
 
+use compact_str::CompactString;
 use ganger_core::{
     Batch, Beat, BoxFuture, Ended, Enqueued, JOB_BYTES_MAX, Job, JobId, Order, Provider, ProviderError,
     Refused, RefusedKind, Sink, State, Timestamp,
@@ -50,6 +51,17 @@ impl Sink for Store {
     fn managers(&self) -> BoxFuture<'_, Result<Vec<Beat>, ProviderError>> {
         Box::pin(async move {
             self.beats().await.map_err(|error| self.error("reading the managers' register", error))
+        })
+    }
+
+    fn ready_types(&self) -> BoxFuture<'_, Result<Vec<CompactString>, ProviderError>> {
+        Box::pin(async move {
+            // All that have, or had, a lane.
+            let mut command = redis::cmd("SMEMBERS");
+            command.arg(self.keys.own("types"));
+            let types = self.list(&command).await;
+            let types = types.map_err(|error| self.error("asking for the types that wait", error))?;
+            Ok(types.iter().map(|kind| String::from_utf8_lossy(kind).into()).collect())
         })
     }
 

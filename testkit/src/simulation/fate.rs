@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use ganger_core::{
-    Backoff, BoxFuture, DynWorker, Feed, Job, JobContext, JobError, Output, Period, SlotContext, Slots,
-    WorkerContext, WorkerError, WorkerTraits, Workers,
+    Backoff, BoxFuture, DynWorker, Feed, HANDLER_PREFIX, Job, JobContext, JobError, Output, Period,
+    SlotContext, Slots, WorkerContext, WorkerError, WorkerTraits, Workers,
 };
 use serde::{Deserialize, Serialize};
 
@@ -80,8 +80,11 @@ impl Fate {
         job
     }
 
-    /// The fate of a job.
+    /// The fate of a job. A failure handler's stands in its config, as all its params do: it ends well.
     pub fn of(job: &Job) -> Option<Self> {
+        if job.kind.starts_with(HANDLER_PREFIX) {
+            return job.params.is_none().then_some(Fate::WELL);
+        }
         serde_json::from_str(job.params_text()).ok()
     }
 

@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use compact_str::CompactString;
 use ganger_core::{
     Admin, Batch, Beat, BoxFuture, Capabilities, Clock, DynProvider, Ended, Enqueued, Exchange, Exchanged,
     Hold, JobId, LeaseRef, ProviderError, Refused, RefusedKind, Room, Sink, State, Token,
@@ -244,6 +245,10 @@ impl Sink for SimStore {
 
     fn managers(&self) -> BoxFuture<'_, Result<Vec<Beat>, ProviderError>> {
         Box::pin(async move { Ok(self.disk().now.managers(self.0.clock.monotonic())) })
+    }
+
+    fn ready_types(&self) -> BoxFuture<'_, Result<Vec<CompactString>, ProviderError>> {
+        Box::pin(async move { Ok(self.disk().now.ready_types()) })
     }
 
     fn cancel<'a>(&'a self, id: &'a JobId) -> BoxFuture<'a, Result<bool, ProviderError>> {

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use compact_str::CompactString;
 use ganger_core::{
     Admin, Batch, Beat, BoxFuture, Capabilities, DynProvider, Ended, Enqueued, Exchange, Exchanged, Hold,
     JobId, LeaseRef, ProviderError, Refused, Room, Sink, State,
@@ -324,6 +325,10 @@ impl Sink for WireSink {
 
     fn managers(&self) -> BoxFuture<'_, Result<Vec<Beat>, ProviderError>> {
         self.sink.managers()
+    }
+
+    fn ready_types(&self) -> BoxFuture<'_, Result<Vec<CompactString>, ProviderError>> {
+        self.sink.ready_types()
     }
 
     fn cancel<'a>(&'a self, id: &'a JobId) -> BoxFuture<'a, Result<bool, ProviderError>> {

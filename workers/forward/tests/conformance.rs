@@ -6,6 +6,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
+use compact_str::CompactString;
 use ganger_conformance::WorkerHarness;
 use ganger_core::{
     Batch, Beat, BoxFuture, Ended, Enqueued, Job, JobId, ProviderError, Refused, Secret, Sink, Sinks, Slots,
@@ -55,6 +56,9 @@ impl Sink for Place {
         Box::pin(std::future::pending())
     }
     fn managers(&self) -> BoxFuture<'_, Result<Vec<Beat>, ProviderError>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+    fn ready_types(&self) -> BoxFuture<'_, Result<Vec<CompactString>, ProviderError>> {
         Box::pin(async { Ok(Vec::new()) })
     }
     fn cancel<'a>(&'a self, _: &'a JobId) -> BoxFuture<'a, Result<bool, ProviderError>> {

@@ -3,6 +3,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use compact_str::CompactString;
 use ganger_core::{
     Advice, Batch, Beat, BoxFuture, Ended, Enqueued, FailureRecord, Job, JobContext, JobError, JobId, Output,
     ProviderError, Refused, RefusedKind, Secret, Sink, Sinks, SlotContext, State, Timestamp, Worker,
@@ -45,6 +46,9 @@ impl Sink for Kept {
         Box::pin(std::future::pending())
     }
     fn managers(&self) -> BoxFuture<'_, Result<Vec<Beat>, ProviderError>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+    fn ready_types(&self) -> BoxFuture<'_, Result<Vec<CompactString>, ProviderError>> {
         Box::pin(async { Ok(Vec::new()) })
     }
     fn cancel<'a>(&'a self, _: &'a JobId) -> BoxFuture<'a, Result<bool, ProviderError>> {

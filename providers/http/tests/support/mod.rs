@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use compact_str::CompactString;
 use ganger_core::{
     Batch, Beat, BoxFuture, Catalog, Clock, DynProvider, Ended, Enqueued, Entry, Exchange, Intake,
     IntakeContext, IntakeSink, Job, JobId, LeaseRef, Output, ProviderError, Refused, Room, Settlement, Sink,
@@ -106,6 +107,9 @@ impl Sink for Asking {
     }
     fn managers(&self) -> Answer<'_, Vec<Beat>> {
         self.sink.managers()
+    }
+    fn ready_types(&self) -> Answer<'_, Vec<CompactString>> {
+        self.sink.ready_types()
     }
     fn cancel<'a>(&'a self, id: &'a JobId) -> Answer<'a, bool> {
         self.sink.cancel(id)

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use compact_str::CompactString;
 use ganger_core::{
     Batch, Beat, Ended, Enqueued, Entry, FirstClaim, Job, JobId, LeaseRef, Output, Record, Refused, Room,
     State, Timestamp, Token,
@@ -247,6 +248,14 @@ impl Contents {
     /// The job under a lease.
     pub(super) fn held(&self, lease: LeaseRef) -> Option<usize> {
         *self.claims.get(&lease.token)?.items.get(lease.index as usize)?
+    }
+
+    pub(super) fn ready_types(&self) -> Vec<CompactString> {
+        let ready = self.items.iter().filter(|item| item.place == Place::Ready && !item.kind.is_empty());
+        let mut kinds: Vec<CompactString> = ready.map(|item| item.kind.as_str().into()).collect();
+        kinds.sort_unstable();
+        kinds.dedup();
+        kinds
     }
 
     pub(super) fn ready_since(&self, kind: &str) -> Option<Duration> {
