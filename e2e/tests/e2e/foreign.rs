@@ -53,3 +53,50 @@ db.rollback()
     assert_eq!(jobs.len(), 1);
     assert!(!place.file("made").exists());
 }
+
+#[test]
+fn rows_that_are_no_jobs_end_among_the_dead_letters_and_disturb_no_other() {
+    let place = Place::new();
+    place.write("quiet.toml", QUIET);
+    place.ganger(&["enqueue", "-c", "quiet.toml", "cli", "--", "true"]).ok();
+    python(
+        &place,
+        r#"
+import sqlite3
+db = sqlite3.connect("jobs.db", timeout=30, isolation_level=None)
+good = '{"command":"true"}'
+def insert(id, params=good, **more):
+    row = {"id": id, "type": "cli", "params": params, **more}
+    db.execute(f"INSERT INTO jobs({','.join(row)}) VALUES ({','.join('?' * len(row))})", list(row.values()))
+insert("good-1")
+insert("bad-cut", '{"command":')
+insert("bad-deep", "[" * 300 + "]" * 300)
+insert("bad-utf8", b'{"command":"\xff"}')
+insert("bad-nul", '{"command":"tr\0ue"}')
+insert("bad-big", '{"command":"true","params":["' + "a" * (64 << 20) + '"]}')
+insert("bad-type", type=7)
+insert("bad-no-type", type=None)
+insert("bad-retries", retries="many")
+insert("bad-timeout", timeout=0)
+insert("bad-twice", extra='{"type":"http"}')
+insert("bad-unique", extra='{"unique":{"key":"a"}}')
+insert("wrong-params", "7")
+insert("wrong-key", '{"comand":"true"}')
+insert("wrong-twice", '{"command":"true","command":"false"}')
+insert("good-2", extra='{"colour":"kept as it is"}')
+"#,
+    );
+    assert_eq!(place.ganger(&["run", "-c", "quiet.toml", "--once"]).code, Some(1), "some jobs died");
+    let jobs = place.ganger(&["job", "ls", "-c", "quiet.toml", "--json"]).ok().json_lines();
+    assert_eq!(jobs.len(), 17);
+    for job in &jobs {
+        let id = job["id"].as_str().unwrap();
+        let is_bad = id.starts_with("bad-") || id.starts_with("wrong-");
+        assert_eq!(job["state"], if is_bad { "dead" } else { "done" }, "{id}: {job}");
+        if id.starts_with("bad-") {
+            assert!(job["reason"].as_str().is_some_and(|why| why.starts_with("malformed: ")), "{id}");
+        }
+    }
+    let shown = place.ganger(&["dead", "show", "-c", "quiet.toml", "bad-utf8"]).ok().stdout;
+    assert!(shown.contains("eyJjb21tYW5kIjoi/yJ9"), "as base64, for it is no text: {shown}");
+}

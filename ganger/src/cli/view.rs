@@ -1,6 +1,6 @@
 //! Stored jobs as people and programs read them.
 
-use base64::Engine;
+use base64::{Engine, engine::general_purpose::STANDARD};
 use ganger_core::{Attempt, JobView, State, Timestamp};
 use serde_json::{Map, Value, json};
 
@@ -41,7 +41,7 @@ pub(crate) fn view_json(view: &JobView) -> Value {
     if let Some(raw) = &view.raw {
         match std::str::from_utf8(raw) {
             Ok(text) => put("raw", json!(text)),
-            Err(_) => put("raw_base64", json!(base64::engine::general_purpose::STANDARD.encode(raw))),
+            Err(_) => put("raw_base64", json!(STANDARD.encode(raw))),
         }
     }
     Value::Object(object)
@@ -146,8 +146,16 @@ pub(crate) fn print_view(out: &mut Out, view: &JobView) -> Result<(), Failure> {
         field("header", Some(format!("{key}: {value}")))?;
     }
     if let Some(raw) = &view.raw {
-        out.line("the entry as it came:")?;
-        out.line(harmless(&String::from_utf8_lossy(raw)))?;
+        match std::str::from_utf8(raw) {
+            Ok(text) => {
+                out.line("the entry as it came:")?;
+                out.line(harmless(text))?;
+            }
+            Err(_) => {
+                out.line("the entry as it came, in base64, for it is no UTF-8:")?;
+                out.line(STANDARD.encode(raw))?;
+            }
+        }
     }
     for attempt in &view.attempts {
         print_attempt(out, attempt)?;
