@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use ganger_core::{
-    Admin, Attempt, Filter, Hold, Job, JobId, Order, Page, Settlement, Spend, State, Timestamp, Verdict,
+    Admin, Attempt, Filter, Hold, Job, JobId, Order, Page, Settlement, Spend, State, Stranded, Timestamp,
+    Verdict,
 };
 
 use crate::{
@@ -81,6 +82,36 @@ pub async fn removing_a_job_that_is_not_running_forgets_it_a_running_one_is_pass
     assert_eq!((state(&admin, &ids[1]).await, state(&admin, &ids[2]).await), (None, None));
     assert!(manager.say(held[0].lease, Verdict::Done).await, "the running one is undisturbed");
     assert!(manager.take(10).await.is_empty());
+}
+
+/// Recovering brings each stranded job back once, and leaves one that may still run where it is.
+pub async fn recovering_brings_each_stranded_job_back_once_and_leaves_one_that_may_still_run_where_it_is(
+    store: impl Store,
+) {
+    let Some((manager, admin)) = open(&store).await else { return };
+    if !manager.provider.capabilities().recover {
+        assert_eq!(admin.recover().await.unwrap(), Stranded::default());
+        return;
+    }
+    assert_eq!(admin.stranded().await.unwrap().jobs, 0);
+    let bytes = |name: &str| format!(r#"{{"type":"{KIND}","name":"{name}"}}"#).into_bytes();
+    for name in ["a", "b", "c"] {
+        assert!(
+            store.strand(bytes(name), name == "c").await,
+            "a store that recovers has a way to strand a job"
+        );
+    }
+    let found = admin.stranded().await.unwrap();
+    assert_eq!((found.jobs, found.held), (2, 1));
+    assert!(!found.caution.is_empty());
+    assert!(manager.take(10).await.is_empty(), "a look changes nothing");
+    let back = admin.recover().await.unwrap();
+    assert_eq!((back.jobs, back.held), (2, 1));
+    let again = admin.recover().await.unwrap();
+    assert_eq!((again.jobs, again.held), (0, 1));
+    let mut names: Vec<String> = manager.take(10).await.iter().map(Held::label).collect();
+    names.sort();
+    assert_eq!(names, ["a", "b"]);
 }
 
 /// A list is newest first, filtered, and read page by page.

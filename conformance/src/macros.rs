@@ -50,6 +50,7 @@ macro_rules! provider {
             retrying_a_dead_cancelled_or_expired_job_makes_it_ready_with_its_budgets_restored_a_scheduled_one_is_due_now,
             cancelling_a_waiting_job_ends_it_at_once_a_running_one_is_marked_and_its_holder_learns_it_by_renewal,
             removing_a_job_that_is_not_running_forgets_it_a_running_one_is_passed_over,
+            recovering_brings_each_stranded_job_back_once_and_leaves_one_that_may_still_run_where_it_is,
             a_list_is_newest_first_filtered_and_read_page_by_page,
             a_dead_letter_tells_its_reason,
             all_that_a_filter_sets_must_hold_for_orders_too,

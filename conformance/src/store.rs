@@ -20,6 +20,13 @@ pub trait Store: Send + Sync + 'static {
         async { false }
     }
 
+    /// Leaves a job's bytes behind as an interrupted run of the store's predecessor would; with `held`, as one that may
+    /// still run. `false` where there is no such way.
+    fn strand(&self, bytes: Vec<u8>, held: bool) -> impl Future<Output = bool> + Send {
+        let _ = (bytes, held);
+        async { false }
+    }
+
     /// Ends every process that has the store open, as `kill -9` would: what was not durable is gone. `false`
     /// where a test cannot; what the sink acknowledged is then looked for after a plain close.
     fn kill(&self) -> impl Future<Output = bool> + Send {

@@ -31,6 +31,32 @@ pub trait Admin: Send + Sync {
     /// - Cancelling a waiting job ends it at once; a running one is marked, and its holder learns it by renewal.
     /// - Removing a job that is not running forgets it; a running one is passed over.
     fn order<'a>(&'a self, order: Order, filter: &'a Filter) -> BoxFuture<'a, Result<u64, ProviderError>>;
+
+    /// How many jobs lie stranded, found by a search; changes nothing. None where the provider does not declare
+    /// `recover`.
+    fn stranded(&self) -> BoxFuture<'_, Result<Stranded, ProviderError>> {
+        Box::pin(async { Ok(Stranded::default()) })
+    }
+
+    /// Brings stranded jobs back; answers how many. Dropped or failed half-way it has brought some back, and may be
+    /// called again.
+    ///
+    /// # Behavior
+    /// - Recovering brings each stranded job back once, and leaves one that may still run where it is.
+    fn recover(&self) -> BoxFuture<'_, Result<Stranded, ProviderError>> {
+        Box::pin(async { Ok(Stranded::default()) })
+    }
+}
+
+/// Jobs that interrupted runs of the program which used the store before ganger have left in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stranded {
+    /// How many can be brought back, or were.
+    pub jobs: u64,
+    /// How many more may still run there: they are left where they are.
+    pub held: u64,
+    /// What a person has to see to first, as a sentence.
+    pub caution: String,
 }
 
 /// What can be ordered.

@@ -30,6 +30,8 @@ pub struct Capabilities {
     pub sink: bool,
     /// Lists, shows and changes stored jobs ([`Admin`](crate::Admin)).
     pub admin: bool,
+    /// Brings back jobs that its predecessor's interrupted runs left behind ([`Admin::recover`](crate::Admin::recover)).
+    pub recover: bool,
     /// Finds a job by its id without a search.
     pub find: bool,
     /// What it acknowledged survives the end of every process.
@@ -49,6 +51,7 @@ impl Capabilities {
         follow: false,
         sink: false,
         admin: false,
+        recover: false,
         find: false,
         durable: false,
     };
@@ -66,6 +69,7 @@ impl Capabilities {
             ("follow", self.follow),
             ("sink", self.sink),
             ("admin", self.admin),
+            ("recover", self.recover),
             ("find", self.find),
             ("durable", self.durable),
         ]

@@ -128,6 +128,14 @@ impl Plugin {
             .unwrap_or("")
     }
 
+    /// What it can do, if it is a provider.
+    pub fn can(&self) -> Option<Capabilities> {
+        match self.role {
+            Role::Provider { capabilities, .. } => Some(capabilities),
+            _ => None,
+        }
+    }
+
     /// The JSON Schema of its own options; those that every entry has come on top.
     pub fn config_schema(&self) -> Schema {
         (self.config_schema)()

@@ -25,6 +25,7 @@ pub const CAPABILITIES: Capabilities = Capabilities {
     follow: true,
     sink: true,
     admin: true,
+    recover: false,
     find: true,
     durable: true,
 };

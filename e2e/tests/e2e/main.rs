@@ -11,5 +11,6 @@ mod faults;
 mod foreign;
 mod intake;
 mod new_plugin;
+mod recover;
 mod server;
 mod shutdown;

@@ -9,6 +9,7 @@ use super::{
     Context,
     failure::{Exit, Failure},
     out::Out,
+    recover,
     select::{FilterArgs, Selection},
     store::{Access, Store},
     table::{counted, grouped},
@@ -46,6 +47,11 @@ pub(crate) enum Command {
     /// Forget jobs that are not running
     #[command(after_help = "Examples:\n  ganger job rm 0199f0c2-…\n  ganger job rm --name test --yes")]
     Rm(Selection),
+    /// Bring back jobs that interrupted runs of ganger's predecessor left in a store
+    #[command(
+        after_help = "Examples:\n  ganger job recover                   how many there are\n  ganger job recover --all\n  ganger job recover --all --yes --provider jobs"
+    )]
+    Recover(recover::Args),
 }
 
 #[derive(Debug, clap::Args)]
@@ -115,6 +121,7 @@ pub(crate) async fn run(cx: &Context, command: Command, out: &mut Out) -> Result
             let states = State::ALL.into_iter().filter(|state| *state != State::Running).collect();
             order(cx, &selection, Order::Remove, states, out).await
         }
+        Command::Recover(args) => recover::run(cx, args, out).await,
     }
 }
 

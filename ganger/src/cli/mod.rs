@@ -12,6 +12,7 @@ mod log;
 mod once;
 mod out;
 mod plugin;
+mod recover;
 mod run;
 mod select;
 mod store;

@@ -90,19 +90,20 @@ impl Selection {
 
     /// Asks before many jobs are changed; named ones need no question.
     pub(crate) fn confirm(&self, verb: &str, count: u64) -> Result<bool, Failure> {
-        if self.yes || !self.ids.is_empty() {
-            return Ok(true);
-        }
-        let question = format!("{verb} {}?", counted(count, "job"));
-        if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-            return Err(Failure::new(Exit::Usage, format!("{question} Nobody can be asked here"))
-                .help("add `--yes` if that is what you want"));
-        }
-        let mut stderr = io::stderr();
-        write!(stderr, "{question} [y/N] ")?;
-        stderr.flush()?;
-        let mut answer = String::new();
-        io::stdin().lock().read_line(&mut answer)?;
-        Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+        Ok(self.yes || !self.ids.is_empty() || ask(&format!("{verb} {}?", counted(count, "job")))?)
     }
+}
+
+/// Asks a person.
+pub(crate) fn ask(question: &str) -> Result<bool, Failure> {
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return Err(Failure::new(Exit::Usage, format!("{question} Nobody can be asked here"))
+            .help("add `--yes` if that is what you want"));
+    }
+    let mut stderr = io::stderr();
+    write!(stderr, "{question} [y/N] ")?;
+    stderr.flush()?;
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }

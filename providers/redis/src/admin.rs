@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use ganger_core::{
     Admin, BoxFuture, Count, DEFAULT_QUEUE, Filter, Job, JobId, JobView, Order, Page, ProviderError, State,
+    Stranded,
 };
 use redis::Value;
 
@@ -93,6 +94,18 @@ impl Admin for Store {
     fn order<'a>(&'a self, order: Order, filter: &'a Filter) -> BoxFuture<'a, Result<u64, ProviderError>> {
         Box::pin(async move {
             self.order_all(order, filter).await.map_err(|error| self.error("carrying out an order", error))
+        })
+    }
+
+    fn stranded(&self) -> BoxFuture<'_, Result<Stranded, ProviderError>> {
+        Box::pin(async move {
+            self.goworkers_jobs(false).await.map_err(|error| self.error("looking for stranded jobs", error))
+        })
+    }
+
+    fn recover(&self) -> BoxFuture<'_, Result<Stranded, ProviderError>> {
+        Box::pin(async move {
+            self.goworkers_jobs(true).await.map_err(|error| self.error("bringing jobs back", error))
         })
     }
 }

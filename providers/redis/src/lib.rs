@@ -14,6 +14,7 @@ mod link;
 mod opening;
 mod pack;
 mod provider;
+mod recover;
 mod renew;
 mod scan;
 mod script;

@@ -36,6 +36,7 @@ impl Provider for RedisProvider {
         follow: true,
         sink: true,
         admin: true,
+        recover: true,
         durable: true,
         ..Capabilities::NONE
     };

@@ -230,22 +230,29 @@ impl Store {
         loop {
             let mut command = redis::cmd("HSCAN");
             command.arg(self.keys.own(hash)).arg(&cursor).arg("COUNT").arg(part);
-            let Value::Array(answer) = self.side.call(&command).await? else {
-                return Err(CallError::Strange("a scan that is no list"));
-            };
-            let mut answer = answer.into_iter();
-            let (Some(Value::BulkString(next)), Some(Value::Array(values))) = (answer.next(), answer.next())
-            else {
-                return Err(CallError::Strange("the form of a scan"));
-            };
-            let mut values = values.into_iter().filter_map(bytes_of);
+            let (next, values) = self.scan_step(&command).await?;
+            let mut values = values.into_iter();
             while let (Some(name), Some(value)) = (values.next(), values.next()) {
                 pairs.insert(String::from_utf8_lossy(&name).into_owned(), value);
             }
-            cursor = String::from_utf8_lossy(&next).into_owned();
+            cursor = next;
             if cursor == "0" {
                 return Ok(pairs);
             }
+        }
+    }
+
+    /// A step of a scan: where the next one begins, `0` after the last, and what this one found.
+    pub(crate) async fn scan_step(&self, command: &redis::Cmd) -> Result<(String, Vec<Bytes>), CallError> {
+        let Value::Array(answer) = self.side.call(command).await? else {
+            return Err(CallError::Strange("a scan that is no list"));
+        };
+        match <[Value; 2]>::try_from(answer) {
+            Ok([Value::BulkString(next), Value::Array(values)]) => {
+                let next = String::from_utf8_lossy(&next).into_owned();
+                Ok((next, values.into_iter().filter_map(bytes_of).collect()))
+            }
+            _ => Err(CallError::Strange("the form of a scan")),
         }
     }
 

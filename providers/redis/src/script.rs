@@ -31,6 +31,7 @@ script!(PEEK, "head.lua", "claims.lua", "peek.lua");
 script!(ENQUEUE, "head.lua", "enqueue.lua");
 script!(ORDER, "head.lua", "claims.lua", "order.lua");
 script!(RETRY, "head.lua", "claims.lua", "retry.lua");
+script!(RECOVER, "head.lua", "recover.lua");
 
 /// A script call, packed once and sent as often as needed.
 pub(crate) struct Call {

@@ -11,7 +11,7 @@ use ganger_core::{DynProvider, ProviderError};
 use ganger_testkit::server::Redis;
 use redis::cmd;
 
-use support::{LIST, dump, durable, open, run};
+use support::{LIST, dump, durable, open, run, strand};
 
 /// A server of a test's own.
 struct Own(Mutex<Redis>);
@@ -29,6 +29,11 @@ impl Store for Own {
 
     async fn push(&self, bytes: Vec<u8>) -> bool {
         run(&self.0.lock().unwrap(), cmd("RPUSH").arg(LIST).arg(bytes));
+        true
+    }
+
+    async fn strand(&self, bytes: Vec<u8>, held: bool) -> bool {
+        strand(&self.0.lock().unwrap(), &bytes, held);
         true
     }
 

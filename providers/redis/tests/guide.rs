@@ -61,25 +61,6 @@ fn the_quick_start_pushes_a_job() {
 }
 
 #[test]
-fn jobs_of_goworkers_interrupted_runs_are_brought_back() {
-    ganger_conformance::run(async {
-        let redis = durable();
-        for n in 0..3 {
-            let key = format!("tmp_job:value:{n}");
-            run(&redis, cmd("SET").arg(key).arg(format!(r#"{{"type":"cli.cli","name":"{n}"}}"#)));
-        }
-        let recover = blocks("sh").into_iter().find(|block| block.contains("tmp_job")).unwrap();
-        shell(&redis, &recover);
-        let jobs = leased(&redis, "job_list").await;
-        let mut names: Vec<_> = jobs.iter().map(|job| job.name.clone().unwrap().to_string()).collect();
-        names.sort();
-        assert_eq!(names, ["0", "1", "2"]);
-        let left: i64 = redis::from_redis_value(run(&redis, cmd("EXISTS").arg("tmp_job:value:0"))).unwrap();
-        assert_eq!(left, 0);
-    });
-}
-
-#[test]
 fn several_lists_are_read_in_their_order_or_by_weights() {
     ganger_conformance::run(async {
         let redis = durable();

@@ -37,6 +37,17 @@ pub(crate) fn push(redis: &Redis, entries: &[&str]) {
     run(redis, cmd("RPUSH").arg(LIST).arg(entries));
 }
 
+/// Leaves a job behind as GoWorker does that has popped it; with `held`, less than 30 s ago. In place of the hash of its
+/// bytes it has a number.
+pub(crate) fn strand(redis: &Redis, bytes: &[u8], held: bool) {
+    let hash = run(redis, cmd("INCR").arg("hashes"));
+    let hash: String = redis::from_redis_value(hash).unwrap();
+    run(redis, cmd("SET").arg(format!("tmp_job:value:{hash}")).arg(bytes));
+    if held {
+        run(redis, cmd("SET").arg(format!("tmp_job:lock:{hash}")).arg("").arg("EX").arg(30));
+    }
+}
+
 /// All keys with their contents.
 pub(crate) fn dump(redis: &Redis) -> Vec<(String, Value)> {
     let keys: Vec<String> = redis::from_redis_value(run(redis, cmd("KEYS").arg("*"))).unwrap();
