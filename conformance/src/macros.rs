@@ -31,6 +31,7 @@ macro_rules! provider {
             a_lease_that_was_taken_or_settled_is_answered_as_lost,
             a_held_job_that_someone_asked_to_cancel_is_answered_as_such,
             an_open_item_of_a_named_token_that_is_left_out_is_ready_again_with_nothing_spent,
+            a_cancelled_item_that_is_left_out_has_ended,
             the_beat_is_kept_for_a_lease_also_when_nothing_is_held,
         ]);
         $crate::tests!(sink, $store, [

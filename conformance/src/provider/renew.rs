@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ganger_core::{Hold, LeaseRef, Verdict};
+use ganger_core::{Hold, LeaseRef, State, Verdict};
 
 use crate::{
     Jobs, Store, TestManager, eventually,
@@ -84,6 +84,23 @@ pub async fn an_open_item_of_a_named_token_that_is_left_out_is_ready_again_with_
     assert!(!manager.say(mine[0].lease, Verdict::Done).await, "it was given up");
     assert!(manager.say(mine[1].lease, Verdict::Done).await);
     assert!(manager.say(elsewhere[0].lease, Verdict::Done).await, "a token that was not named is as it was");
+}
+
+/// Left out of a renewal, a job that someone asked to cancel has ended: it is leased to nobody.
+pub async fn a_cancelled_item_that_is_left_out_has_ended(store: impl Store) {
+    let (manager, other) = (TestManager::open(&store).await, TestManager::open(&store).await);
+    if !manager.provider.capabilities().sink {
+        return;
+    }
+    let mut jobs = Jobs::many(2);
+    jobs.iter_mut().for_each(|job| job.keep_at_least(ganger_core::Period::secs(60)));
+    let ids = manager.enqueue(jobs).await;
+    let held = manager.take(2).await;
+    assert!(manager.sink().cancel(&ids[1]).await.unwrap());
+    assert_eq!(manager.renew(&[held[0].lease]).await, [Hold::Held]);
+    assert!(other.claim(room_for_any(10), LONG).await.is_empty(), "it is leased to nobody");
+    let states = manager.sink().states(&ids).await.unwrap();
+    assert_eq!(states, [Some(State::Running), Some(State::Cancelled)]);
 }
 
 /// The beat is kept for a lease, also when nothing is held.

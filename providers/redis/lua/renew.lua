@@ -77,8 +77,13 @@ for i, token in ipairs(tokens) do
         local at = floor(index / 8) + 1
         local is_named = floor((byte(named, at) or 0) / 2 ^ (index % 8)) % 2 == 1
         if not is_named and is_open(claim, index) then
-          releases[#releases + 1] = { e = envelope_of(claim, index), seq = seq_of(token), index = index }
+          local e = envelope_of(claim, index)
           shut(claim, index)
+          if cancels and call('HDEL', K .. 'cancel', token .. '/' .. index) == 1 then
+            finish(e, 'cancelled', now, '', '', false)
+          else
+            releases[#releases + 1] = { e = e, seq = seq_of(token), index = index }
+          end
         end
       end
     end
