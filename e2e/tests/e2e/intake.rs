@@ -38,6 +38,33 @@ fn a_request_waits_and_its_status_tells_the_jobs_fate() {
 }
 
 #[test]
+fn a_store_out_of_reach_at_the_start_is_told_and_comes_back_by_itself() {
+    let place = Place::new();
+    let (port, stats) = (free_port(), free_port());
+    place.write(
+        "later.toml",
+        format!(
+            "stats_port = \"127.0.0.1:{stats}\"\n[[providers]]\ndisk = {{ db_name = \"later/jobs.db\" }}\n\
+             [[providers]]\nhttp = {{ listen_on = \"127.0.0.1:{port}\", {ACCEPT} }}\n[[workers]]\ncli = {{}}\n"
+        ),
+    );
+    let _running = place.start(&["run", "-c", "later.toml"]);
+    eventually("the reason why it is not ready", || {
+        get(stats, "/readyz").filter(|answer| answer.status == 503 && answer.text().contains("later"))
+    });
+    assert_eq!(get(stats, "/healthz").unwrap().status, 200);
+    let answer = post(port, "/job/add", &command("true")).unwrap();
+    assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")), "{}", answer.text());
+
+    std::fs::create_dir(place.file("later")).unwrap();
+    eventually("readiness", || get(stats, "/readyz").filter(|answer| answer.status == 200));
+    let answer = eventually("an answer that is not 503", || {
+        post(port, "/job/add", &command("echo well")).filter(|answer| answer.status != 503)
+    });
+    assert_eq!((answer.status, answer.text().as_str()), (200, "well\n"));
+}
+
+#[test]
 fn output_of_a_megabyte_arrives_whole() {
     let place = Place::new();
     let (_running, port) = start(&place, ACCEPT);

@@ -15,8 +15,8 @@ use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::{Notify, OwnedSemaphorePermit, Semaphore},
-    task::JoinSet,
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot},
+    task::{JoinHandle, JoinSet},
     time::{sleep, timeout},
 };
 
@@ -51,6 +51,57 @@ const NO_FILES: Duration = Duration::from_millis(100);
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n\
     connection: close\r\ncontent-length: 57\r\n\r\n{\"error\":\"too many connections (`max_connections`) now\"}\n";
 
+const SHUT: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n\
+    connection: close\r\ncontent-length: 74\r\n\r\n{\"error\":\"the store that jobs go into cannot be reached yet: come again\"}\n";
+
+/// How long clients wait for the store to be opened before they are told that it is not.
+const OPENING: Duration = Duration::from_secs(2);
+
+/// Holds the address until the store is open. Who comes meanwhile is told so.
+pub(crate) struct Porch {
+    leave: oneshot::Sender<()>,
+    task: JoinHandle<TcpListener>,
+}
+
+impl Porch {
+    pub(crate) fn new(listener: TcpListener) -> Self {
+        let (leave, left) = oneshot::channel();
+        Porch { leave, task: tokio::spawn(turn_away(listener, left, OPENING)) }
+    }
+
+    /// The listener, for jobs to be taken in; `None` if the runtime ends.
+    pub(crate) async fn leave(self) -> Option<TcpListener> {
+        drop(self.leave);
+        self.task.await.ok()
+    }
+}
+
+/// Tells clients that the store is not open, after a moment in which it may be.
+async fn turn_away(
+    listener: TcpListener,
+    mut left: oneshot::Receiver<()>,
+    patience: Duration,
+) -> TcpListener {
+    if timeout(patience, &mut left).await.is_ok() {
+        return listener;
+    }
+    let refusals = Arc::new(Semaphore::new(REFUSALS));
+    loop {
+        tokio::select! {
+            biased;
+            _ = &mut left => return listener,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    if let Ok(refusal) = refusals.clone().try_acquire_owned() {
+                        tokio::spawn(refuse(stream, SHUT, refusal));
+                    }
+                }
+                Err(_) => sleep(NO_FILES).await,
+            },
+        }
+    }
+}
+
 /// Serves until the stop; then lets what is under way end.
 pub(crate) async fn serve(listener: TcpListener, door: Arc<Door>) {
     let limit = door.config.max_connections as usize;
@@ -76,7 +127,7 @@ pub(crate) async fn serve(listener: TcpListener, door: Arc<Door>) {
             }
             None => {
                 if let Ok(refusal) = refusals.clone().try_acquire_owned() {
-                    tasks.spawn(refuse(stream, refusal));
+                    tasks.spawn(refuse(stream, FULL, refusal));
                 }
             }
         }
@@ -109,10 +160,10 @@ async fn cannot_accept(door: &Door, idle: &Idle, error: &io::Error) {
     sleep(NO_FILES).await;
 }
 
-/// Tells a client that there is no room. It is read from, so that the answer is not lost to a reset.
-async fn refuse(mut stream: TcpStream, _refusal: OwnedSemaphorePermit) {
+/// Tells a client why it is not served. It is read from, so that the answer is not lost to a reset.
+async fn refuse(mut stream: TcpStream, why: &'static [u8], _refusal: OwnedSemaphorePermit) {
     let _ = timeout(Duration::from_secs(1), async {
-        stream.write_all(FULL).await?;
+        stream.write_all(why).await?;
         stream.shutdown().await?;
         let mut scrap = [0; 1024];
         while stream.read(&mut scrap).await? > 0 {}
@@ -260,10 +311,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_canned_answer_is_as_long_as_it_says() {
-        let text = std::str::from_utf8(FULL).unwrap();
-        let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        assert!(head.contains(&format!("content-length: {}", body.len())), "{} bytes", body.len());
+    fn the_canned_answers_are_as_long_as_they_say() {
+        for text in [FULL, SHUT] {
+            let (head, body) = std::str::from_utf8(text).unwrap().split_once("\r\n\r\n").unwrap();
+            assert!(head.contains(&format!("content-length: {}", body.len())), "{} bytes", body.len());
+        }
+    }
+
+    #[tokio::test]
+    async fn who_comes_before_the_store_is_open_is_told_so() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (leave, left) = oneshot::channel();
+        let porch = tokio::spawn(turn_away(listener, left, Duration::ZERO));
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(b"POST /job/add HTTP/1.1\r\n\r\n").await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).await.unwrap();
+        assert_eq!(answer, SHUT);
+        drop(leave);
+        assert_eq!(porch.await.unwrap().local_addr().unwrap(), address);
     }
 
     #[test]

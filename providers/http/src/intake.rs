@@ -13,14 +13,14 @@ use crate::{
     HttpIntakeConfig,
     address::{Hosts, bind, endpoint},
     admission::Admission,
-    connections,
+    connections::{self, Porch},
     wait::Ends,
 };
 
 /// Takes jobs in over HTTP.
 pub struct HttpIntake {
     /// `None` where another program listens on an address that nobody asked for.
-    listener: Option<TcpListener>,
+    porch: Option<Porch>,
     address: SocketAddr,
     endpoint: String,
     methods: Vec<Method>,
@@ -76,15 +76,17 @@ impl Intake for HttpIntake {
             ProviderError::fatal(format!("`{}` does not know its address", cx.name)).because(error)
         })?;
         let admission = Admission::new(&cx.name, &config.accept, cx.catalog);
-        Ok(HttpIntake { listener, address, endpoint, methods, admission, name: cx.name, config })
+        let porch = listener.map(Porch::new);
+        Ok(HttpIntake { porch, address, endpoint, methods, admission, name: cx.name, config })
     }
 
     async fn run(self, sink: IntakeSink, stop: Stop) -> Result<(), ProviderError> {
-        let HttpIntake { listener, address, endpoint, methods, admission, name, config } = self;
-        let Some(listener) = listener else {
+        let HttpIntake { porch, address, endpoint, methods, admission, name, config } = self;
+        let Some(porch) = porch else {
             stop.wait().await;
             return Ok(());
         };
+        let Some(listener) = porch.leave().await else { return Ok(()) };
         tracing::info!(intake = name, store = sink.name, "listening on http://{address}{endpoint}");
         let hosts = Hosts::new(address, &config);
         let waiting = Arc::new(Semaphore::new(config.max_waiting as usize));
