@@ -16,7 +16,7 @@ pub fn stats_json(report: &Report, keys: &[(String, String)]) -> Value {
     let duration = |figures: &Figures| json!(mean(figures));
     json!({
         "uptime": report.uptime.as_secs(),
-        "job_per_second_cumulative": report.rate_by_type.values().sum::<f64>(),
+        "job_per_second_cumulative": report.rate_by_type.values().fold(0.0, |sum, rate| sum + rate),
         "job_per_second_by_type": &report.rate_by_type,
         "job_persecond_by_provider": rates,
         "total_job": total.runs,
