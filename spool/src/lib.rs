@@ -16,6 +16,7 @@ mod lock;
 mod lost;
 mod members;
 mod order;
+mod parcel;
 mod prune;
 mod read;
 mod renew;
@@ -30,5 +31,6 @@ mod watch;
 mod writer;
 
 pub use enqueue::CAPABILITIES;
+pub use parcel::{Label, Parcel, ParcelState, Parcels};
 pub use source::Source;
 pub use spool::{KEEP_DONE, KEEP_DONE_MAX, Retention, Spool, SpoolOptions};
