@@ -295,6 +295,29 @@ local function seen_at(now, lease, seen, hold)
   return hold
 end
 
+-- What overflow.lua took from a list's tail; see there.
+local function push_tail(list, items)
+  for from = 1, #items, 1000 do
+    call('RPUSH', list, unpack(items, from, math.min(from + 999, #items)))
+  end
+  rings = true
+end
+
+local function drop_overflow(token)
+  call('ZREM', K .. 'leases', token)
+  return call('HDEL', K .. 'overflow', token, token .. 'l') > 0
+end
+
+local function put_back(token)
+  local kept = call('HMGET', K .. 'overflow', token, token .. 'l')
+  drop_overflow(token)
+  if not kept[1] then
+    return 0
+  end
+  push_tail(kept[2], cmsgpack.unpack(kept[1]))
+  return 1
+end
+
 -- The first run-out lease that has an item which fits: the claim, the item's index, and its envelope as it goes out.
 -- Looks at a few claims only, at other ones each time. Cancelled items that it meets are given to `ended`.
 local LOOK = 4
@@ -309,8 +332,13 @@ local function find_suspect(now, room, crashed, turn, ended)
   local cancels = #tokens > 0 and call('HLEN', K .. 'cancel') > 0
   local marks = #tokens > 0 and call('HLEN', K .. 'marks') > 0
   for _, token in ipairs(tokens) do
-    local claim = claim_of(token)
-    if not claim and ended then
+    local moving = sub(token, 1, 1) == 'o'
+    local claim = not moving and claim_of(token)
+    if moving and ended then
+      put_back(token)
+    elseif moving then
+      return true
+    elseif not claim and ended then
       call('ZREM', K .. 'leases', token)
     end
     local waited = sub(token, 1, 1) == 's'

@@ -22,6 +22,10 @@
 --   K handled  hash    id -> how its failure handlers ended, a line each
 --   K beats, K beats:at   hash and zset: the managers, and until when they count as alive
 --   K batch:B  string  what an enqueued batch was answered, for two minutes
+--   K overflow hash    token -> entries of a list's tail, packed, that a manager is moving to its disk; token with an
+--                      `l` behind it -> the list. Their deadline is in leases; their tokens begin with an `o`
+--   K receipts hash    token -> `out WHERE` (they are kept there now) or `back` (they are in the list again), until
+--                      the manager has that on its disk
 -- Channels: `K bell` when something may have become ready, `K ended` with the id of a job that ended.
 --
 -- An envelope is one line of fields parted by tabs, then a line for each run on record, an empty line, and the

@@ -1,9 +1,13 @@
 //! Options of the redis provider.
 
-use ganger_core::Secret;
+use std::path::PathBuf;
+
+use ganger_core::{ByteSize, Secret};
 use redis::{Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo, RedisError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::overflow::Overflow;
 
 /// Options of the redis provider.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -25,10 +29,17 @@ pub struct RedisConfig {
     /// A job that is put in through ganger is acknowledged once so many replicas have it (`WAIT`); 0 does not wait.
     /// Where they do not within 2 s, it is not acknowledged, though it may be stored.
     pub replicas: u32,
-    /// Moves jobs to disk while Redis is over its memory limit. Not supported yet: `true` is refused.
+    /// Moves the tail of the lists to a file of this machine while Redis uses more memory than `memory_limit`, and
+    /// back when it uses less.
     pub dump_on_limit: bool,
-    /// The limit for `dump_on_limit`; without that it has no effect.
-    pub memory_limit: Option<String>,
+    /// The memory (`used_memory` of `INFO`) over which `dump_on_limit` moves jobs: `512MiB`, `2G`. Below seven eighths
+    /// of it they come back. Without `dump_on_limit` it has no effect.
+    #[serde(deserialize_with = "limit")]
+    #[schemars(with = "Option<ByteSize>")]
+    pub memory_limit: Option<ByteSize>,
+    /// The file that `dump_on_limit` moves jobs to. It is made when it is needed first, its folder is not. Relative to
+    /// the folder that ganger is started in.
+    pub dump_to: PathBuf,
 }
 
 impl Default for RedisConfig {
@@ -41,6 +52,7 @@ impl Default for RedisConfig {
             replicas: 0,
             dump_on_limit: false,
             memory_limit: None,
+            dump_to: "ganger-dump.db".into(),
         }
     }
 }
@@ -72,6 +84,29 @@ fn port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {
         }
     }
     deserializer.deserialize_any(Port)
+}
+
+/// A size, as GoWorker's configs write it too: `2G` is 2 GiB, `2g` 2,000,000,000 bytes, an empty text none.
+fn limit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<ByteSize>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Limit {
+        Bytes(u64),
+        Text(String),
+    }
+    let text = match Option::<Limit>::deserialize(deserializer)? {
+        None => return Ok(None),
+        Some(Limit::Bytes(bytes)) => return Ok(Some(ByteSize::new(bytes))),
+        Some(Limit::Text(text)) if text.trim().is_empty() => return Ok(None),
+        Some(Limit::Text(text)) => text,
+    };
+    let by_thousands = match text.trim().strip_suffix(['k', 'm', 'g']) {
+        Some(number) => {
+            format!("{number}{}B", &text.trim()[number.len()..].replace('m', "M").replace('g', "G"))
+        }
+        None => text,
+    };
+    by_thousands.parse().map(Some).map_err(serde::de::Error::custom)
 }
 
 /// The producers' lists.
@@ -129,11 +164,17 @@ impl RedisConfig {
                 "option `job_list`: a weight is at least 1; leave a list out that is not to be read".into(),
             );
         }
-        self.dump_on_limit.then(|| {
-            "option `dump_on_limit`: not supported yet; set it to false, and Redis's `maxmemory` so that \
-             producers are refused in time"
-                .into()
+        (self.dump_on_limit && self.memory_limit.is_none()).then(|| {
+            "option `dump_on_limit`: it needs `memory_limit`, somewhat below Redis's `maxmemory`: \"1GiB\"".into()
         })
+    }
+
+    /// What moves jobs to disk, where that is asked for; for keys that begin so, at the server that `client` leads to.
+    pub(crate) fn overflow(&self, client: &Client, prefix: &str) -> Option<Overflow> {
+        let limit = self.memory_limit.filter(|_| self.dump_on_limit)?;
+        let info = client.get_connection_info();
+        let of = format!("{} database {} {prefix}", info.addr(), info.redis_settings().db());
+        Some(Overflow::new(limit.get(), self.dump_to.clone(), of))
     }
 
     /// A client, not yet connected.
@@ -175,6 +216,28 @@ mod tests {
         assert_eq!(read(r#"{"port":6381}"#).unwrap().port, 6381);
         assert!(read(r#"{"port":"0"}"#).is_err());
         assert!(read(r#"{"hots":"h"}"#).unwrap_err().to_string().contains("hots"));
+    }
+
+    #[test]
+    fn a_memory_limit_is_read_as_goworker_read_it_and_asked_for_where_it_is_needed() {
+        let limit = |text: &str| {
+            read(&format!(r#"{{"memory_limit":{text}}}"#))
+                .map(|config| config.memory_limit.map(ByteSize::get))
+        };
+        for (text, bytes) in [
+            (r#""2G""#, Some(2 << 30)),
+            (r#""2g""#, Some(2_000_000_000)),
+            (r#""512MiB""#, Some(512 << 20)),
+            (r#""100m""#, Some(100_000_000)),
+            ("4096", Some(4096)),
+            (r#""""#, None),
+            ("null", None),
+        ] {
+            assert_eq!(limit(text).unwrap(), bytes, "{text}");
+        }
+        assert!(limit(r#""lots""#).is_err());
+        assert!(read(r#"{"dump_on_limit":true}"#).unwrap().fault().unwrap().contains("memory_limit"));
+        assert!(read(r#"{"dump_on_limit":true,"memory_limit":"1G"}"#).unwrap().fault().is_none());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What Redis's errors mean to a manager.
 
-use ganger_core::ProviderError;
+use ganger_core::{ProviderError, Severity};
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
 /// Why a call has no answer.
@@ -14,8 +14,16 @@ pub(crate) enum CallError {
     TooFewReplicas(i64),
     /// The answer is none that ganger's scripts give.
     Strange(&'static str),
+    /// The file that jobs are moved to cannot be read.
+    Disk(ProviderError),
     /// The provider is closed.
     Closed,
+}
+
+impl From<ProviderError> for CallError {
+    fn from(error: ProviderError) -> Self {
+        CallError::Disk(error)
+    }
 }
 
 impl From<RedisError> for CallError {
@@ -37,7 +45,9 @@ impl CallError {
                     || error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
             }
             CallError::Late => true,
-            CallError::TooFewReplicas(_) | CallError::Strange(_) | CallError::Closed => false,
+            CallError::TooFewReplicas(_) | CallError::Strange(_) | CallError::Disk(_) | CallError::Closed => {
+                false
+            }
         }
     }
 
@@ -81,6 +91,13 @@ impl CallError {
                 return ProviderError::transient(format!(
                     "{what}: an answer that ganger does not know: {why}"
                 ));
+            }
+            CallError::Disk(error) => {
+                let message = format!("{what}: what is on disk: {error}");
+                return match error.severity() {
+                    Severity::Transient => ProviderError::transient(message),
+                    Severity::Fatal => ProviderError::fatal(message),
+                };
             }
             CallError::Redis(_) => {}
         }

@@ -12,6 +12,7 @@ mod exchange;
 mod keep;
 mod link;
 mod opening;
+mod overflow;
 mod pack;
 mod provider;
 mod recover;

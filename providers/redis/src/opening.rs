@@ -83,7 +83,8 @@ impl Store {
     }
 }
 
-fn text_of(value: &Value) -> String {
+/// A value as a text; empty where it is none.
+pub(crate) fn text_of(value: &Value) -> String {
     match value {
         Value::BulkString(bytes) => String::from_utf8_lossy(bytes).into_owned(),
         Value::SimpleString(text) => text.clone(),
@@ -94,7 +95,7 @@ fn text_of(value: &Value) -> String {
 }
 
 /// A field of what `INFO` tells.
-fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+pub(crate) fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
 }
 

@@ -70,6 +70,7 @@ impl Provider for RedisProvider {
     async fn renew(&self, beat: &Beat, held: &[LeaseRef]) -> Result<Vec<Hold>, ProviderError> {
         // A manager begins its work so; a command that only looks, or enqueues, says nothing of it.
         self.store.warn_once();
+        self.store.begin_overflow();
         self.store.renew(beat, held).await.map_err(|error| self.store.error("renewing leases", error))
     }
 

@@ -114,6 +114,9 @@ impl Store {
                 return Ok(());
             }
         }
+        if !self.scan_overflow(&mut unmarked).await? {
+            return Ok(());
+        }
         if self.scan_due(visit).await? {
             self.scan_leased(visit).await?;
         }
@@ -225,7 +228,7 @@ impl Store {
     }
 
     /// All fields of a hash with their values, read in parts.
-    async fn pairs(&self, hash: &str, part: usize) -> Result<HashMap<String, Bytes>, CallError> {
+    pub(crate) async fn pairs(&self, hash: &str, part: usize) -> Result<HashMap<String, Bytes>, CallError> {
         let (mut cursor, mut pairs) = ("0".to_owned(), HashMap::new());
         loop {
             let mut command = redis::cmd("HSCAN");

@@ -30,6 +30,7 @@ script!(RENEW, "head.lua", "claims.lua", "renew.lua");
 script!(PEEK, "head.lua", "claims.lua", "peek.lua");
 script!(ENQUEUE, "head.lua", "enqueue.lua");
 script!(ORDER, "head.lua", "claims.lua", "order.lua");
+script!(OVERFLOW, "head.lua", "claims.lua", "overflow.lua");
 script!(RETRY, "head.lua", "claims.lua", "retry.lua");
 script!(RECOVER, "head.lua", "recover.lua");
 

@@ -13,6 +13,7 @@ use crate::{
     error::CallError,
     keep::Keeps,
     link::{Link, Server},
+    overflow::Overflow,
     script::{Call, Script},
 };
 
@@ -64,6 +65,8 @@ pub(crate) struct Store {
     turn: AtomicU64,
     /// Whether it was said which of the server's settings lose jobs.
     pub(crate) warned: AtomicBool,
+    /// Moves jobs to disk, where the options ask for it.
+    pub(crate) overflow: Option<Overflow>,
 }
 
 impl Store {
@@ -74,8 +77,9 @@ impl Store {
         let client = config
             .client()
             .map_err(|error| ProviderError::fatal("redis: the options name no server").because(error))?;
-        let server = Arc::new(Server::new(client));
         let keys = Keys::of(config.lists());
+        let overflow = config.overflow(&client, &keys.prefix);
+        let server = Arc::new(Server::new(client));
         let bell = Bell::start(&server, &keys);
         Ok(Store {
             weights: config.weights().map(|weights| Mutex::new(Weights::new(weights))),
@@ -91,6 +95,7 @@ impl Store {
             replicas: config.replicas,
             turn: AtomicU64::new(0),
             warned: AtomicBool::new(false),
+            overflow,
         })
     }
 
@@ -122,6 +127,9 @@ impl Store {
     }
 
     pub(crate) async fn close(&self) {
+        if let Some(overflow) = &self.overflow {
+            overflow.close().await;
+        }
         self.bell.stop();
         for link in [&self.work, &self.keep, &self.side] {
             link.close().await;
