@@ -150,7 +150,13 @@ fn tests(root: &Path, unit: bool, e2e: bool, tally: &mut Tally) {
 fn failpoints(root: &Path, unit: bool, e2e: bool, tally: &mut Tally) {
     let mut cargo = test_command(root);
     let mut features = Vec::new();
-    for (wanted, name) in [(unit, "ganger-spool"), (unit, "ganger-manager"), (e2e, "ganger-e2e")] {
+    let crates = [
+        (unit, "ganger-spool"),
+        (unit, "ganger-manager"),
+        (unit, "ganger-provider-redis"),
+        (e2e, "ganger-e2e"),
+    ];
+    for (wanted, name) in crates {
         if wanted {
             cargo.args(["--package", name]);
             features.push(format!("{name}/failpoints"));
@@ -158,7 +164,7 @@ fn failpoints(root: &Path, unit: bool, e2e: bool, tally: &mut Tally) {
     }
     cargo.args(["--features", &features.join(",")]);
     // By their names: the other tests have run already.
-    cargo.args(if shell::has("cargo-nextest") { ["-E", "test(failpoint)"] } else { ["--", "failpoint"] });
+    cargo.args(if shell::has("cargo-nextest") { ["-E", "test(failpoint) + binary(failpoints)"] } else { ["--", "failpoint"] });
     watch(&mut cargo, tally);
 }
 
