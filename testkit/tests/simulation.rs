@@ -35,6 +35,7 @@
 //! | a release spends a retry | P2, P7 | 159 |
 //! | a drain goes on asking | P7 | 47 |
 //! | a drain keeps what has not begun | P7 | 2 |
+//! | bytes that are no job are settled as done | P8 | 302 |
 //! | cancels are not handed on | P9 | 3 |
 //! | store: a suspect's start is not synced | P7 | 5 |
 //! | store: no patience after an absence | P6 | 86 |
