@@ -30,8 +30,8 @@
 --
 -- An envelope is one line of fields parted by tabs, then a line for each run on record, an empty line, and the
 -- job's own bytes. The fields: e or E (E: its id is indexed), J (a job) or R (a producer's bytes), retries spent,
--- crashes spent, whether it is a suspect, type, queue, id, first claim (token/index/time), keep in milliseconds, and
--- what of the job is not on the wire.
+-- crashes spent, whether it is a suspect, type, queue, id, first claim (token/index/time; of a job, when it was created),
+-- keep in milliseconds, and what of the job is not on the wire.
 local K = KEYS[1]
 local call = redis.call
 local floor, sub, byte, find = math.floor, string.sub, string.byte, string.find

@@ -18,21 +18,26 @@ struct Extra {
     input: Option<Box<RawValue>>,
 }
 
-/// A job's envelope, nothing spent.
-pub(crate) fn enclose(job: &Job, indexed: bool) -> Vec<u8> {
+/// A job's envelope, nothing spent. Its id and when it was created stand in the head alone; `job` is left as it is.
+pub(crate) fn enclose(job: &mut Job, indexed: bool) -> Vec<u8> {
+    let (id, created) = (job.id.take(), job.created_at.take());
     let rare = job.rare();
-    let mut head = String::with_capacity(job.weight() + 300);
+    let mut head = String::with_capacity(job.weight() + 200);
     head.push_str(if indexed { "E\tJ\t0\t0\t0\t" } else { "e\tJ\t0\t0\t0\t" });
     head.push_str(&job.kind);
     head.push('\t');
     head.push_str(job.queue.as_deref().unwrap_or_default());
     head.push('\t');
     // Writing into a text cannot fail.
-    if let Some(id) = &job.id {
+    if let Some(id) = &id {
         let _ = write!(head, "{id}");
     }
+    head.push('\t');
+    if let Some(created) = created {
+        let _ = write!(head, "{}", created.as_millis());
+    }
     let keep = rare.keep.map_or(0, |keep| keep.as_millis());
-    let _ = write!(head, "\t\t{keep}\t");
+    let _ = write!(head, "\t{keep}\t");
     if rare.via.is_some() || rare.input.is_some() {
         let extra = Extra { via: rare.via.as_ref().map(ToString::to_string), input: rare.input.clone() };
         // JSON in one line: what is on the lines of an envelope has no line break in it.
@@ -40,8 +45,9 @@ pub(crate) fn enclose(job: &Job, indexed: bool) -> Vec<u8> {
     }
     head.push_str("\n\n");
     let mut text = head.into_bytes();
-    serde_json::to_writer(&mut text, job)
+    serde_json::to_writer(&mut text, &*job)
         .expect("a job's fields are texts, numbers and JSON that was read as such");
+    (job.id, job.created_at) = (id, created);
     text
 }
 
@@ -56,6 +62,7 @@ pub(crate) struct Envelope {
     pub(crate) queue: String,
     pub(crate) id: String,
     first: Option<FirstClaim>,
+    created: Option<Timestamp>,
     pub(crate) keep: u64,
     extra: Option<Extra>,
     attempts: Vec<Attempt>,
@@ -75,7 +82,9 @@ impl Envelope {
         let (spent, crashes) = (next()?.parse().ok()?, next()?.parse().ok()?);
         let suspect = next()? == "1";
         let (kind, queue, id) = (next()?.to_owned(), next()?.to_owned(), next()?.to_owned());
-        let first = first_claim(next()?);
+        let first_or_created = next()?;
+        let first = first_claim(first_or_created);
+        let created = first_or_created.parse().ok().map(Timestamp::from_millis);
         let keep = next()?.parse().ok()?;
         let extra = next()?;
         let extra = if extra.is_empty() { None } else { serde_json::from_str(extra).ok() };
@@ -91,6 +100,7 @@ impl Envelope {
             queue,
             id,
             first,
+            created,
             keep,
             extra,
             attempts,
@@ -129,6 +139,8 @@ impl Envelope {
             Ok(job) => job,
             Err(fault) => return Some(Err(fault)),
         };
+        job.id = job.id.or_else(|| self.id.parse().ok());
+        job.created_at = job.created_at.or(self.created);
         if let Some(Extra { via, input }) = &self.extra {
             let rare = job.rare_mut();
             rare.via = via.as_deref().map(Into::into);
@@ -167,7 +179,7 @@ impl Envelope {
             if job.expires_at.is_some_and(|at| at <= now) {
                 job.expires_at = None;
             }
-            return Some(enclose(&job, self.indexed));
+            return Some(enclose(&mut job, self.indexed));
         }
         let first = self.first.map_or_else(String::new, |first| {
             format!("{}/{}/{}", first.lease.token, first.lease.index, first.at.as_millis())
@@ -226,9 +238,10 @@ mod tests {
         let text =
             r#"{"id":"a","type":"t","params":{"x":[1, 2]},"queue":"q","keep":"1m","headers":{"k":"v"}}"#;
         let mut job = Job::from_json(text.as_bytes()).unwrap();
+        job.created_at = Some(Timestamp::from_millis(1_700_000_000_123));
         job.rare_mut().via = Some("http".into());
         job.rare_mut().input = Some(RawValue::from_string("{\"a\":\n1}".into()).unwrap());
-        let mut envelope = Envelope::read(&Bytes::from(enclose(&job, true))).unwrap();
+        let mut envelope = Envelope::read(&Bytes::from(enclose(&mut job, true))).unwrap();
         assert!(envelope.indexed);
         assert_eq!((envelope.kind.as_str(), envelope.id.as_str(), envelope.keep), ("t", "a", 60_000));
         assert_eq!(envelope.record(lease(), Timestamp::from_millis(5)), Record::default());

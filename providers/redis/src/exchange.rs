@@ -108,7 +108,9 @@ impl Store {
             let wall = self.clock.wall();
             job.accept(wall);
             let due = job.run_at.filter(|_| job.initial_state(wall) == State::Scheduled);
-            call.arg(job.kind.as_str()).arg(due.map_or(0, Timestamp::as_millis)).arg(enclose(&job, false));
+            call.arg(job.kind.as_str())
+                .arg(due.map_or(0, Timestamp::as_millis))
+                .arg(enclose(&mut job, false));
         }
     }
 
