@@ -1,9 +1,10 @@
 -- Extends exactly the items named; the others of a named claim are ready again.
 --
 -- KEYS[1]  see head.lua
--- ARGV     1 format, 2 manager, 3 its beat, 4 lease in ms; then token, bits of the items named for each claim
--- Answers  for each claim `=` (all held, none cancelled), or bits of those held and then as many bytes of bits of
---          those that shall be cancelled
+-- ARGV     1 format, 2 manager, 3 its beat, 4 lease in ms, 5 how many claims; their tokens; for each bits of the items
+--          named
+-- Answers  nothing if all are held and none cancelled; else for each claim `=` (so of this one), or bits of those held
+--          and then as many bytes of bits of those that shall be cancelled
 despite_oom()
 local meta = call('HMGET', K .. 'meta', 'oldest', 'seen', 'hold')
 local refused = refusal(meta[1])
@@ -22,14 +23,11 @@ for _, gone in ipairs(call('ZRANGEBYSCORE', K .. 'beats:at', '-inf', now, 'LIMIT
   call('HDEL', K .. 'meta', 'last:' .. gone)
 end
 
-local tokens = {}
-for i = 5, #ARGV, 2 do
-  tokens[#tokens + 1] = ARGV[i]
-end
-if #tokens == 0 then
+local count = tonumber(ARGV[5])
+if count == 0 then
   return {}
 end
-local values = call('HMGET', K .. 'claims', unpack(tokens))
+local values = call('HMGET', K .. 'claims', unpack(ARGV, 6, 5 + count))
 local cancels = call('HLEN', K .. 'cancel') > 0
 local answers, extend, releases = {}, {}, {}
 local deadline = text(now + lease)
@@ -49,48 +47,57 @@ local function cancel_bits(token, open)
   return table.concat(bits)
 end
 
-local extended = 0
-for i, token in ipairs(tokens) do
-  local value, named = values[i], ARGV[4 + 2 * i]
-  if not value then
-    answers[i] = string.rep('\0', 2 * #named)
-  else
-    extend[2 * extended + 1], extend[2 * extended + 2] = deadline, token
-    extended = extended + 1
-    local open = sub(value, HEAD_LEN + 1)
-    local same = open == named or open == named .. string.rep('\0', #open - #named)
-    if same and not cancels then
-      answers[i] = '='
-    else
-      local held = {}
-      for k = 1, #named do
-        held[k] = string.char(bit.band(byte(open, k) or 0, byte(named, k)))
-      end
-      held = table.concat(held)
-      answers[i] = held .. (cancels and cancel_bits(token, held) or string.rep('\0', #held))
+-- What is to be done for a claim of which not simply all is held, or that may be packed anew; the answer for it.
+local function look(token, value, named)
+  local open = sub(value, HEAD_LEN + 1)
+  local same = open == named or open == named .. string.rep('\0', #open - #named)
+  local answer = '='
+  if not same or cancels then
+    local held = {}
+    for k = 1, #named do
+      held[k] = string.char(bit.band(byte(open, k) or 0, byte(named, k)))
     end
-    -- Of a claim of a few jobs there is nothing to be packed anew.
-    local claim = (not same or #open > 1) and read_claim(token, value)
-    claims[token] = claim or nil
-    if not same then
-      for index = 0, #open * 8 - 1 do
-        local at = floor(index / 8) + 1
-        local is_named = floor((byte(named, at) or 0) / 2 ^ (index % 8)) % 2 == 1
-        if not is_named and is_open(claim, index) then
-          local e = envelope_of(claim, index)
-          shut(claim, index)
-          if cancels and call('HDEL', K .. 'cancel', token .. '/' .. index) == 1 then
-            finish(e, 'cancelled', now, '', '', false)
-          else
-            releases[#releases + 1] = { e = e, seq = seq_of(token), index = index }
-          end
+    held = table.concat(held)
+    answer = held .. (cancels and cancel_bits(token, held) or string.rep('\0', #held))
+  end
+  local claim = read_claim(token, value)
+  claims[token] = claim
+  if not same then
+    for index = 0, #open * 8 - 1 do
+      local at = floor(index / 8) + 1
+      local is_named = floor((byte(named, at) or 0) / 2 ^ (index % 8)) % 2 == 1
+      if not is_named and is_open(claim, index) then
+        local e = envelope_of(claim, index)
+        shut(claim, index)
+        if cancels and call('HDEL', K .. 'cancel', token .. '/' .. index) == 1 then
+          finish(e, 'cancelled', now, '', '', false)
+        else
+          releases[#releases + 1] = { e = e, seq = seq_of(token), index = index }
         end
       end
     end
-    if claim and not claim.dirty and claim.packed > 8 and popcount(open) * 2 <= claim.packed then
-      bytes_of(claim)
-      claim.dirty = true
+  end
+  if not claim.dirty and claim.packed > 8 and popcount(open) * 2 <= claim.packed then
+    bytes_of(claim)
+    claim.dirty = true
+  end
+  return answer
+end
+
+local extended, all = 0, true
+for i = 1, count do
+  local token, value, named = ARGV[5 + i], values[i], ARGV[5 + count + i]
+  if value then
+    extend[extended + 1], extend[extended + 2] = deadline, token
+    extended = extended + 2
+    -- Of a claim of a few jobs there is nothing to be packed anew, and no text need be made to compare it.
+    if cancels or #value ~= HEAD_LEN + 1 or #named ~= 1 or byte(value, HEAD_LEN + 1) ~= byte(named) then
+      answers[i] = look(token, value, named)
+      all = all and answers[i] == '='
     end
+  else
+    answers[i] = string.rep('\0', 2 * #named)
+    all = false
   end
 end
 if #extend > 0 then
@@ -100,5 +107,11 @@ release_all(releases)
 flush()
 if rings then
   call('PUBLISH', K .. 'bell', '')
+end
+if all then
+  return {}
+end
+for i = 1, count do
+  answers[i] = answers[i] or '='
 end
 return answers

@@ -34,13 +34,19 @@ impl Store {
         let mut next = Some(chunks.next().unwrap_or_default());
         while let Some(chunk) = next {
             let mut call = self.script(&RENEW);
-            call.arg(&self.manager).arg(&beat_text).arg(beat.lease_millis.max(1));
-            for (token, bits) in chunk {
-                call.arg(token.to_string()).arg(&bits[..]);
+            call.arg(&self.manager).arg(&beat_text).arg(beat.lease_millis.max(1)).arg(chunk.len());
+            for (token, _) in chunk {
+                call.arg(token.to_string());
+            }
+            for (_, bits) in chunk {
+                call.arg(&bits[..]);
             }
             let Value::Array(answers) = call.send(&self.keep).await? else {
                 return Err(CallError::Strange("the form of a renewal's answer"));
             };
+            if answers.is_empty() {
+                known.extend(chunk.iter().map(|(token, _)| (*token, Held::All)));
+            }
             for ((token, _), answer) in chunk.iter().zip(answers) {
                 let Value::BulkString(answer) = answer else {
                     return Err(CallError::Strange("the form of a lease's answer"));
