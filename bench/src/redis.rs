@@ -154,12 +154,16 @@ fn bulk(options: Options) -> Result<(), String> {
             let provider = provider(&server).await?;
             let sink = sink(&provider)?;
             let meter = Meter::start();
-            let mut batches = batches.into_iter();
+            let batches = Mutex::new(batches.into_iter());
+            let next = || batches.lock().unwrap_or_else(PoisonError::into_inner).next();
             // Two on their way, so that one is written while the other is stored.
-            while let Some(jobs) = batches.next() {
-                let next = batches.next().unwrap_or_default();
-                tokio::try_join!(enqueue_one_batch(&*sink, jobs), enqueue_one_batch(&*sink, next))?;
-            }
+            let one_by_one = || async {
+                while let Some(jobs) = next() {
+                    enqueue_one_batch(&*sink, jobs).await?;
+                }
+                Ok::<_, String>(())
+            };
+            tokio::try_join!(one_by_one(), one_by_one())?;
             Ok::<_, String>(meter.stop(n))
         })?;
         rounds.push((ours, floor));
