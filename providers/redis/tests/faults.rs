@@ -96,18 +96,18 @@ async fn killed_for(absence: Duration) {
 }
 
 #[test]
-fn a_server_killed_and_back_within_a_lease_loses_nothing() {
-    ganger_conformance::run(killed_for(Duration::from_millis(100)));
-}
-
-#[test]
-fn a_server_killed_and_back_after_two_thirds_of_a_lease_loses_nothing() {
+fn a_server_killed_and_back_after_1_s_loses_nothing() {
     ganger_conformance::run(killed_for(Duration::from_secs(1)));
 }
 
 #[test]
-fn a_server_killed_and_back_after_four_leases_loses_nothing() {
-    ganger_conformance::run(killed_for(Duration::from_secs(6)));
+fn a_server_killed_and_back_after_10_s_loses_nothing() {
+    ganger_conformance::run(killed_for(Duration::from_secs(10)));
+}
+
+#[test]
+fn a_server_killed_and_back_after_60_s_loses_nothing() {
+    ganger_conformance::run(killed_for(Duration::from_secs(60)));
 }
 
 #[test]
@@ -138,11 +138,11 @@ fn after_an_absence_of_the_server_holders_renew_before_others_take_over() {
 fn connections_killed_every_200_ms_disturb_no_job() {
     ganger_conformance::run(async {
         let redis = durable();
-        push_all(&redis, 2_000);
+        push_all(&redis, 24_000);
         let ways = Ways { jobs: 20, work: Duration::from_millis(50), ..Ways::default() };
         let tally = Tally::new();
         let crew: Vec<_> = (0..2).map(|_| hire(redis.url(), ways, tally.clone())).collect();
-        let until = Instant::now() + Duration::from_secs(6);
+        let until = Instant::now() + Duration::from_secs(30);
         while Instant::now() < until {
             for kind in ["normal", "pubsub"] {
                 let _ = try_run(&redis, cmd("CLIENT").arg("KILL").arg("TYPE").arg(kind));
@@ -150,10 +150,10 @@ fn connections_killed_every_200_ms_disturb_no_job() {
             // tidy: allow(sleep), so often connections are killed
             sleep(Duration::from_millis(200)).await;
         }
-        tally.reaches(2_000).await;
+        tally.reaches(24_000).await;
         dismiss(crew).await;
         let runs = tally.runs();
-        assert!(runs.len() == 2_000 && runs.values().all(|runs| *runs == 1), "each job ran exactly once");
+        assert!(runs.len() == 24_000 && runs.values().all(|runs| *runs == 1), "each job ran exactly once");
     });
 }
 
