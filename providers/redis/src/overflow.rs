@@ -170,12 +170,14 @@ struct Mover {
     /// When Redis went over its limit; `None` while it is under it.
     episode: Option<i64>,
     adopt_at: Instant,
+    /// It was said that the limit is too high.
+    told: bool,
 }
 
 impl Mover {
     fn new(link: Link) -> Self {
         let (incarnation, adopt_at) = (draw_incarnation(), Instant::now());
-        Mover { link, parcels: None, incarnation, made: 0, episode: None, adopt_at }
+        Mover { link, parcels: None, incarnation, made: 0, episode: None, adopt_at, told: false }
     }
 
     /// Looks, and moves a parcel out and one back at most; answers when to look again.
@@ -193,7 +195,13 @@ impl Mover {
             hands.resolve().await?;
             self.adopt_at = Instant::now() + ADOPT;
         }
-        let used = hands.used_memory().await?;
+        let (used, max) = hands.memory().await?;
+        if (1..=overflow.limit).contains(&max) && !std::mem::replace(&mut self.told, true) {
+            tracing::warn!(
+                max,
+                "`memory_limit` is not below Redis's `maxmemory`: producers are refused before jobs move to disk"
+            );
+        }
         let mut moved = false;
         if used > overflow.limit {
             let episode = *self.episode.get_or_insert_with(|| {
@@ -267,10 +275,14 @@ impl Hands<'_> {
         Ok(())
     }
 
-    async fn used_memory(&self) -> Result<u64, ProviderError> {
+    /// How much memory Redis uses, and how much it may; 0 where it may use any.
+    async fn memory(&self) -> Result<(u64, u64), ProviderError> {
         let info = self.link.call(redis::cmd("INFO").arg("memory")).await.map_err(|error| self.at(error))?;
-        let used = field(&text_of(&info), "used_memory").and_then(|used| used.parse().ok());
-        used.ok_or_else(|| self.at(CallError::Strange("an INFO without `used_memory`")))
+        let info = text_of(&info);
+        let number = |name| field(&info, name).and_then(|text| text.parse().ok());
+        let used = number("used_memory");
+        let used = used.ok_or_else(|| self.at(CallError::Strange("an INFO without `used_memory`")))?;
+        Ok((used, number("maxmemory").unwrap_or(0)))
     }
 
     async fn length(&self, list: &str) -> Result<i64, ProviderError> {
