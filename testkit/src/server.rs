@@ -8,7 +8,7 @@ mod process;
 mod redis;
 
 pub use nginx::Nginx;
-pub use redis::{Durability, Redis, RedisOptions};
+pub use redis::{Durability, Redis, RedisOptions, RedisTls};
 
 /// Names the program and its package where it could not be started.
 fn missing(program: &str, package: &str, error: &std::io::Error) -> String {

@@ -14,6 +14,8 @@ end
 local batch = K .. 'batch:' .. ARGV[2]
 local before = call('GET', batch)
 if before then
+  -- A write, so that who waits for replicas or a disk now waits for the batch, on a new connection too.
+  call('PEXPIRE', batch, 120000)
   return cmsgpack.unpack(before)
 end
 founded(meta)

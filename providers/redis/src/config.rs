@@ -2,8 +2,11 @@
 
 use std::path::PathBuf;
 
-use ganger_core::{ByteSize, Secret};
-use redis::{Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo, RedisError};
+use ganger_core::{ByteSize, ProviderError, Secret};
+use redis::{
+    Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo,
+    TlsCertificates,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -29,6 +32,16 @@ pub struct RedisConfig {
     /// A job that is put in through ganger is acknowledged once so many replicas have it (`WAIT`); 0 does not wait.
     /// Where they do not within 2 s, it is not acknowledged, though it may be stored.
     pub replicas: u32,
+    /// A job that is put in through ganger is acknowledged once Redis has synced it to its disk (`WAITAOF`, Redis 7.2 or
+    /// newer with `appendonly yes`), and so many `replicas` to theirs. Where they do not within 2 s, it is not
+    /// acknowledged, though it may be stored.
+    pub synced: bool,
+    /// With a `rediss://` URL: a PEM file of the authorities that may vouch for the server, in place of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// With a `rediss://` URL: a PEM file of the certificate that ganger shows the server; goes with `key_file`.
+    pub cert_file: Option<PathBuf>,
+    /// The PEM file of that certificate's key.
+    pub key_file: Option<PathBuf>,
     /// Moves the tail of the lists to a file of this machine while Redis uses more memory than `memory_limit`, and
     /// back when it uses less.
     pub dump_on_limit: bool,
@@ -50,6 +63,10 @@ impl Default for RedisConfig {
             port: 6379,
             job_list: Lists::One("job_list".into()),
             replicas: 0,
+            synced: false,
+            ca_file: None,
+            cert_file: None,
+            key_file: None,
             dump_on_limit: false,
             memory_limit: None,
             dump_to: "ganger-dump.db".into(),
@@ -164,6 +181,9 @@ impl RedisConfig {
                 "option `job_list`: a weight is at least 1; leave a list out that is not to be read".into(),
             );
         }
+        if self.cert_file.is_some() != self.key_file.is_some() {
+            return Some("options `cert_file` and `key_file`: one needs the other".into());
+        }
         (self.dump_on_limit && self.memory_limit.is_none()).then(|| {
             "option `dump_on_limit`: it needs `memory_limit`, somewhat below Redis's `maxmemory`: \"1GiB\"".into()
         })
@@ -178,19 +198,55 @@ impl RedisConfig {
     }
 
     /// A client, not yet connected.
-    pub(crate) fn client(&self) -> Result<Client, RedisError> {
+    ///
+    /// # Errors
+    /// The options name no server, or a file that cannot be used.
+    pub(crate) fn client(&self) -> Result<Client, ProviderError> {
+        let unusable = |error| ProviderError::fatal("redis: the options name no server").because(error);
         let info = match &self.url {
-            Some(url) => url.reveal().into_connection_info()?,
+            Some(url) => url.reveal().into_connection_info(),
             None => ConnectionAddr::Tcp(self.host.clone(), self.port)
-                .into_connection_info()?
-                .set_redis_settings(RedisConnectionInfo::default()),
+                .into_connection_info()
+                .map(|info| info.set_redis_settings(RedisConnectionInfo::default())),
         };
-        if let ConnectionAddr::TcpTls { .. } = info.addr() {
-            // One that the program has chosen already stays.
-            let _ = rustls::crypto::ring::default_provider().install_default();
+        let info = named(info.map_err(unusable)?);
+        let files = [&self.ca_file, &self.cert_file, &self.key_file];
+        if !matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
+            if files.iter().any(|file| file.is_some()) {
+                let message =
+                    "redis: options `ca_file`, `cert_file` and `key_file` go with a `rediss://` URL only";
+                return Err(ProviderError::fatal(message));
+            }
+            return Client::open(info).map_err(unusable);
         }
-        Client::open(named(info))
+        // One that the program has chosen already stays.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client_tls = match (pem(&self.cert_file, "cert_file")?, pem(&self.key_file, "key_file")?) {
+            (Some(client_cert), Some(client_key)) => Some(ClientTlsConfig { client_cert, client_key }),
+            _ => None,
+        };
+        let root_cert = pem(&self.ca_file, "ca_file")?;
+        let bad = |error| {
+            ProviderError::fatal(
+                "redis: options `ca_file`, `cert_file`, `key_file`: what they name is no PEM",
+            )
+            .because(error)
+        };
+        Client::build_with_tls(info, TlsCertificates { client_tls, root_cert }).map_err(bad)
     }
+}
+
+/// What a PEM file of the options holds.
+fn pem(file: &Option<PathBuf>, option: &str) -> Result<Option<Vec<u8>>, ProviderError> {
+    let Some(file) = file else { return Ok(None) };
+    let bytes = std::fs::read(file).map_err(|error| {
+        let file = file.display();
+        ProviderError::fatal(format!("redis: option `{option}`: {file} cannot be read")).because(error)
+    })?;
+    if !bytes.windows(11).any(|window| window == b"-----BEGIN ") {
+        return Err(ProviderError::fatal(format!("redis: option `{option}`: {} is no PEM", file.display())));
+    }
+    Ok(Some(bytes))
 }
 
 /// The connection under ganger's name, as `CLIENT LIST` shows it.
@@ -256,5 +312,28 @@ mod tests {
         let config = read(r#"{"url":"redis://user:canary@localhost/1"}"#).unwrap();
         assert!(!format!("{config:?}").contains("canary"));
         assert!(config.client().is_ok());
+        for url in ["redis://user:canary@:x/", "rediss://user:canary@", "canary", "http://u:canary@h"] {
+            let error = read(&format!(r#"{{"url":"{url}"}}"#)).unwrap().client().unwrap_err();
+            assert!(!format!("{error} {error:?}").contains("canary"), "{error}");
+        }
+    }
+
+    #[test]
+    fn files_of_certificates_that_cannot_be_used_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("ca.pem");
+        let fault = |options: &str| {
+            let error = read(&options.replace("FILE", file.to_str().unwrap())).unwrap().client().unwrap_err();
+            error.to_string()
+        };
+        assert!(fault(r#"{"ca_file":"FILE"}"#).contains("rediss://"));
+        let secured = r#"{"url":"rediss://localhost","ca_file":"FILE"}"#;
+        assert!(fault(secured).contains("`ca_file`") && fault(secured).contains("cannot be read"));
+        std::fs::write(&file, "no certificate").unwrap();
+        assert!(fault(secured).contains("is no PEM"));
+        std::fs::write(&file, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap();
+        assert!(fault(secured).contains("no PEM"), "{}", fault(secured));
+        let half = read(r#"{"url":"rediss://localhost","cert_file":"c"}"#).unwrap();
+        assert!(half.fault().unwrap().contains("key_file"));
     }
 }

@@ -12,6 +12,8 @@ pub(crate) enum CallError {
     Late,
     /// Only so many replicas have what was written.
     TooFewReplicas(i64),
+    /// It is not on the server's disk yet.
+    NotSynced,
     /// The answer is none that ganger's scripts give.
     Strange(&'static str),
     /// The file that jobs are moved to cannot be read.
@@ -45,9 +47,11 @@ impl CallError {
                     || error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
             }
             CallError::Late => true,
-            CallError::TooFewReplicas(_) | CallError::Strange(_) | CallError::Disk(_) | CallError::Closed => {
-                false
-            }
+            CallError::TooFewReplicas(_)
+            | CallError::NotSynced
+            | CallError::Strange(_)
+            | CallError::Disk(_)
+            | CallError::Closed => false,
         }
     }
 
@@ -87,6 +91,11 @@ impl CallError {
                     "{what}: it is stored, but {have} replicas have it only, fewer than the option `replicas` asks for"
                 ));
             }
+            CallError::NotSynced => {
+                return ProviderError::transient(format!(
+                    "{what}: it is stored, but not on the server's disk yet"
+                ));
+            }
             CallError::Strange(why) => {
                 return ProviderError::transient(format!(
                     "{what}: an answer that ganger does not know: {why}"
@@ -121,11 +130,35 @@ impl CallError {
             _ => "",
         };
         let CallError::Redis(error) = self else { return ProviderError::transient(what) };
+        let (advice, is_for_good) = of_connecting(&error);
         let fatal = matches!(error.code(), Some("NOAUTH" | "WRONGPASS" | "NOPERM" | "WRONGTYPE"))
-            || matches!(error.kind(), ErrorKind::AuthenticationFailed | ErrorKind::InvalidClientConfig)
-            || error.detail().is_some_and(|detail| detail.contains("WRONGTYPE"));
+            || error.kind() == ErrorKind::InvalidClientConfig
+            || error.detail().is_some_and(|detail| detail.contains("WRONGTYPE"))
+            || is_for_good;
         // The library's words may hold the address, never the password.
-        let message = format!("{what}: {error}{hint}");
+        let message = format!("{what}: {error}{hint}{advice}");
         if fatal { ProviderError::fatal(message) } else { ProviderError::transient(message) }
     }
+}
+
+/// What to do about a connection that cannot be made, and whether trying again is of no use.
+fn of_connecting(error: &RedisError) -> (&'static str, bool) {
+    if error.kind() == ErrorKind::AuthenticationFailed {
+        return ("; the user or password in `url` is wrong", true);
+    }
+    let said = error.to_string();
+    if said.contains("invalid peer certificate") {
+        let passes =
+            said.contains("xpired") || said.contains("NotValidYet") || said.contains("not valid yet");
+        return ("; an authority of your own is named by `ca_file`", !passes);
+    }
+    if said.contains("CertificateRequired") {
+        return ("; it asks for a certificate: give `cert_file` and `key_file`", true);
+    }
+    // The last is what an authority that was made anew, under its old name, says.
+    let unknown = ["UnknownCA", "BadCertificate", "DecryptError"];
+    if unknown.iter().any(|alert| said.contains(&format!("fatal alert: {alert}"))) {
+        return ("; it does not accept the certificate of `cert_file`", true);
+    }
+    ("", false)
 }

@@ -9,6 +9,8 @@ use crate::{error::CallError, script::FORMAT, store::Store};
 
 /// The oldest Redis that has what the scripts use (`LPOP` with a count, `BLMOVE`).
 const OLDEST: (u32, u32) = (6, 2);
+/// The oldest Redis that tells when what was written is on its disk (`WAITAOF`).
+const TELLS_SYNCED: (u32, u32) = (7, 2);
 
 impl Store {
     /// Refuses a server or a store that cannot be used.
@@ -16,12 +18,13 @@ impl Store {
         let at = |error| self.error("opening", error);
         let info = self.text(redis::cmd("INFO").arg("server")).await.map_err(at)?;
         let version = field(&info, "redis_version").unwrap_or_default();
-        if is_older(version) {
+        if is_older(version, OLDEST) {
             return Err(ProviderError::fatal(format!(
                 "redis at {}: it is Redis {version}, and ganger needs {}.{} or newer",
                 self.server.name, OLDEST.0, OLDEST.1
             )));
         }
+        self.check_syncing(version).await?;
         let oldest =
             self.text(redis::cmd("HGET").arg(self.keys.own("meta")).arg("oldest")).await.map_err(at)?;
         if oldest.parse::<u32>().is_ok_and(|oldest| oldest > FORMAT) {
@@ -30,6 +33,29 @@ impl Store {
                  at most: use a newer one",
                 self.server.name, self.keys.lists[0]
             )));
+        }
+        Ok(())
+    }
+
+    /// Refuses a server that cannot tell when something is on its disk, where that is asked for.
+    async fn check_syncing(&self, version: &str) -> Result<(), ProviderError> {
+        if !self.holders.synced {
+            return Ok(());
+        }
+        let refused = |why: String| {
+            Err(ProviderError::fatal(format!("redis at {}: option `synced`: {why}", self.server.name)))
+        };
+        if is_older(version, TELLS_SYNCED) {
+            return refused(format!(
+                "it is Redis {version}, and only {}.{} or newer tells when a job is on its disk: leave the option out, \
+                 and set `appendfsync always` there",
+                TELLS_SYNCED.0, TELLS_SYNCED.1
+            ));
+        }
+        let persistence = self.text(redis::cmd("INFO").arg("persistence")).await;
+        let persistence = persistence.map_err(|error| self.error("opening", error))?;
+        if field(&persistence, "aof_enabled") == Some("0") {
+            return refused("it keeps no log of what is written: set `appendonly yes` there".into());
         }
         Ok(())
     }
@@ -99,10 +125,10 @@ pub(crate) fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
 }
 
-fn is_older(version: &str) -> bool {
+fn is_older(version: &str, than: (u32, u32)) -> bool {
     let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
     let version = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
-    version != (0, 0) && version < OLDEST
+    version != (0, 0) && version < than
 }
 
 #[cfg(test)]
@@ -114,7 +140,7 @@ mod tests {
         for (version, older) in
             [("6.0.16", true), ("5.0.3", true), ("6.2.0", false), ("7.0.15", false), ("", false)]
         {
-            assert_eq!(is_older(version), older, "{version}");
+            assert_eq!(is_older(version, OLDEST), older, "{version}");
         }
         assert_eq!(field("# Server\r\nredis_version:7.0.15\r\n", "redis_version"), Some("7.0.15"));
     }

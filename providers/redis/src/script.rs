@@ -9,8 +9,8 @@ use crate::{error::CallError, link::Link};
 /// The format of what ganger stores in Redis.
 pub(crate) const FORMAT: u32 = 1;
 
-/// How long replicas may take.
-const REPLICAS_LIMIT_MILLIS: u64 = 2_000;
+/// How long replicas, or a disk, may take.
+const HOLDERS_LIMIT_MILLIS: u64 = 2_000;
 
 /// A script, called by the hash of its text.
 pub(crate) struct Script {
@@ -76,10 +76,9 @@ impl Call {
         }
     }
 
-    /// Calls it, and waits until so many replicas have what it wrote.
-    pub(crate) async fn send_to_replicas(&self, link: &Link, replicas: u32) -> Result<Value, CallError> {
-        let mut wait = redis::cmd("WAIT");
-        wait.arg(replicas).arg(REPLICAS_LIMIT_MILLIS);
+    /// Calls it, and waits until those who must have what it wrote have it.
+    pub(crate) async fn send_and_hold(&self, link: &Link, holders: Holders) -> Result<Value, CallError> {
+        let Some(wait) = holders.wait() else { return self.send(link).await };
         let both = match link.call_both(&self.command, &wait).await {
             Err(error) if error.is_no_script() => {
                 link.call(redis::cmd("SCRIPT").arg("LOAD").arg(&self.script.text)).await?;
@@ -87,10 +86,74 @@ impl Call {
             }
             both => both,
         };
-        match both? {
-            (answer, Value::Int(have)) if have >= i64::from(replicas) => Ok(answer),
-            (_, Value::Int(have)) => Err(CallError::TooFewReplicas(have)),
-            _ => Err(CallError::Strange("the form of WAIT's answer")),
+        let (answer, held) = both?;
+        holders.judge(&held).map(|()| answer)
+    }
+}
+
+/// Who must have what was written before it counts as stored.
+#[derive(Clone, Copy)]
+pub(crate) struct Holders {
+    pub(crate) replicas: u32,
+    /// On disk, here and there.
+    pub(crate) synced: bool,
+}
+
+impl Holders {
+    /// The command that waits for them; `None` if there is nobody to wait for.
+    fn wait(self) -> Option<Cmd> {
+        let mut wait = match (self.synced, self.replicas) {
+            (true, _) => redis::cmd("WAITAOF"),
+            (false, 0) => return None,
+            (false, _) => redis::cmd("WAIT"),
+        };
+        if self.synced {
+            wait.arg(1);
         }
+        wait.arg(self.replicas).arg(HOLDERS_LIMIT_MILLIS);
+        Some(wait)
+    }
+
+    /// Whether its answer says that they have it.
+    fn judge(self, held: &Value) -> Result<(), CallError> {
+        let (local, replicas) = match held {
+            Value::Int(replicas) if !self.synced => (1, *replicas),
+            Value::Array(both) => match both[..] {
+                [Value::Int(local), Value::Int(replicas)] if self.synced => (local, replicas),
+                _ => return Err(CallError::Strange("the form of WAITAOF's answer")),
+            },
+            _ => return Err(CallError::Strange("the form of WAIT's answer")),
+        };
+        if local < 1 {
+            return Err(CallError::NotSynced);
+        }
+        if replicas < i64::from(self.replicas) {
+            return Err(CallError::TooFewReplicas(replicas));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_for_holders_tells_whether_they_have_it() {
+        let text = |holders: Holders| {
+            let command = holders.wait()?.get_packed_command();
+            Some(String::from_utf8(command).unwrap().lines().skip(2).step_by(2).collect::<Vec<_>>().join(" "))
+        };
+        let held = |local, replicas| Value::Array(vec![Value::Int(local), Value::Int(replicas)]);
+        let none = Holders { replicas: 0, synced: false };
+        let synced = Holders { replicas: 1, synced: true };
+        assert_eq!(text(none), None);
+        assert_eq!(text(Holders { replicas: 2, ..none }).as_deref(), Some("WAIT 2 2000"));
+        assert_eq!(text(synced).as_deref(), Some("WAITAOF 1 1 2000"));
+        assert!(synced.judge(&held(1, 1)).is_ok() && synced.judge(&held(1, 2)).is_ok());
+        assert!(matches!(synced.judge(&held(0, 1)), Err(CallError::NotSynced)));
+        assert!(matches!(synced.judge(&held(1, 0)), Err(CallError::TooFewReplicas(0))));
+        assert!(matches!(synced.judge(&Value::Int(1)), Err(CallError::Strange(_))));
+        assert!(Holders { replicas: 1, synced: false }.judge(&Value::Int(1)).is_ok());
     }
 }

@@ -206,11 +206,7 @@ impl Store {
     async fn send_surely(&self, call: &Call) -> Result<Value, CallError> {
         let mut tries = 0;
         loop {
-            let sent = match self.replicas {
-                0 => call.send(&self.side).await,
-                replicas => call.send_to_replicas(&self.side, replicas).await,
-            };
-            match sent {
+            match call.send_and_hold(&self.side, self.holders).await {
                 Err(error) if error.is_unknown_outcome() && tries + 1 < TRIES => {
                     tries += 1;
                     sleep(Duration::from_millis(100) * tries).await;

@@ -14,7 +14,7 @@ use crate::{
     keep::Keeps,
     link::{Link, Server},
     overflow::Overflow,
-    script::{Call, Script},
+    script::{Call, Holders, Script},
 };
 
 /// The names of the keys.
@@ -60,8 +60,8 @@ pub(crate) struct Store {
     pub(crate) manager: String,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) keeps: Keeps,
-    /// How many replicas must have what the sink acknowledges.
-    pub(crate) replicas: u32,
+    /// Who must have what the sink acknowledges.
+    pub(crate) holders: Holders,
     turn: AtomicU64,
     /// Whether it was said which of the server's settings lose jobs.
     pub(crate) warned: AtomicBool,
@@ -74,9 +74,7 @@ impl Store {
         if let Some(fault) = config.fault() {
             return Err(ProviderError::fatal(fault));
         }
-        let client = config
-            .client()
-            .map_err(|error| ProviderError::fatal("redis: the options name no server").because(error))?;
+        let client = config.client()?;
         let keys = Keys::of(config.lists());
         let overflow = config.overflow(&client, &keys.prefix);
         let server = Arc::new(Server::new(client));
@@ -92,7 +90,7 @@ impl Store {
             clock: cx.clock.clone(),
             keys,
             keeps: Keeps::default(),
-            replicas: config.replicas,
+            holders: Holders { replicas: config.replicas, synced: config.synced },
             turn: AtomicU64::new(0),
             warned: AtomicBool::new(false),
             overflow,

@@ -37,8 +37,21 @@ pub struct RedisOptions {
     pub password: Option<String>,
     /// The memory that it may use, in bytes; over it, writes are refused.
     pub memory_max: Option<u64>,
+    /// Speaks TLS on its port, and nothing else.
+    pub tls: Option<RedisTls>,
     /// Further settings as in `redis.conf`, by name.
     pub settings: Vec<(String, String)>,
+}
+
+/// The files, in PEM, with which a [`Redis`] speaks TLS.
+#[derive(Clone, Debug)]
+pub struct RedisTls {
+    /// Its certificate; for the address 127.0.0.1, where clients look.
+    pub certificate: PathBuf,
+    /// The certificate's key.
+    pub key: PathBuf,
+    /// The authority of its clients' certificates, which it then asks for.
+    pub clients: Option<PathBuf>,
 }
 
 /// A `redis-server` of one test's own, on loopback and on a Unix socket. Killed, and its folder removed, when dropped.
@@ -85,16 +98,17 @@ impl Redis {
         socket_in(self.folder.path())
     }
 
-    /// Its URL, with the password: `redis://:PASSWORD@127.0.0.1:PORT`.
+    /// Its URL, with the password: `redis://:PASSWORD@127.0.0.1:PORT`; `rediss` with TLS.
     pub fn url(&self) -> String {
         self.url_at(self.address())
     }
 
     /// The URL that reaches it through another address, as a proxy's.
     pub fn url_at(&self, address: SocketAddr) -> String {
+        let scheme = if self.options.tls.is_some() { "rediss" } else { "redis" };
         match &self.options.password {
-            Some(password) => format!("redis://:{password}@{address}"),
-            None => format!("redis://{address}"),
+            Some(password) => format!("{scheme}://:{password}@{address}"),
+            None => format!("{scheme}://{address}"),
         }
     }
 
@@ -159,7 +173,20 @@ fn launch(options: &RedisOptions, address: SocketAddr, folder: &Path) -> Result<
     let mut command = Command::new(PROGRAM);
     // No file named: what it has comes from here alone. Its log goes to standard output.
     command.current_dir(folder).args(["--daemonize", "no", "--loglevel", "notice", "--save", ""]);
-    command.args(["--bind", &address.ip().to_string(), "--port", &address.port().to_string()]);
+    let port = address.port().to_string();
+    let (plain, secured) = if options.tls.is_some() { ("0", port.as_str()) } else { (port.as_str(), "0") };
+    command.args(["--bind", &address.ip().to_string(), "--port", plain]);
+    if let Some(RedisTls { certificate, key, clients }) = &options.tls {
+        command.args([
+            "--tls-port",
+            secured,
+            "--tls-auth-clients",
+            if clients.is_some() { "yes" } else { "no" },
+        ]);
+        command.arg("--tls-cert-file").arg(certificate).arg("--tls-key-file").arg(key);
+        // It wants to be told an authority in any case.
+        command.arg("--tls-ca-cert-file").arg(clients.as_ref().unwrap_or(certificate));
+    }
     command.arg("--unixsocket").arg(socket_in(folder));
     command.arg("--dir").arg(folder);
     let fsync = match options.durability {
