@@ -1,5 +1,5 @@
-//! The redis provider: drains beside the bare scripts, the effect of the backlog, bulk enqueue, and the wait of a
-//! single job.
+//! The redis provider: drains beside the bare scripts, the effect of the backlog, bulk enqueue, renewal, and the wait of
+//! a single job.
 
 mod server;
 
@@ -8,7 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ganger_core::{DynProvider, Job, JobContext, JobError, ProviderOptions};
+use ganger_core::{
+    Beat, DynProvider, Exchange, Hold, Job, JobContext, JobError, LEASE, LeaseRef, ProviderOptions, Room,
+    Timestamp, Token, TypeRoom,
+};
 use ganger_manager::Plan;
 use ganger_provider_redis::PLUGIN;
 use ganger_worker_function::function;
@@ -27,6 +30,7 @@ use crate::{
 const N: u64 = 2_000_000;
 const BACKLOG: (u64, u64) = (5_000_000, 500_000);
 const ENQUEUED: u64 = 500_000;
+const HELD: u64 = 50_000;
 const ROUNDS: usize = 5;
 const BATCH: usize = 500;
 const LIST: &str = "jobs";
@@ -37,6 +41,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 pub(crate) fn run(options: Options) -> Result<(), String> {
     latency(options)?;
     bulk(options)?;
+    renew(options)?;
     backlog(options)?;
     let n = options.jobs(N);
     let (mut rounds, mut servers) = (Vec::new(), Vec::new());
@@ -177,6 +182,50 @@ fn bulk(options: Options) -> Result<(), String> {
 fn noop_job(i: u64) -> Job {
     let params = RawValue::from_string(noop_params(i)).expect("the params are written as JSON");
     Job { kind: "noop".into(), params: Some(params), ..Job::default() }
+}
+
+/// What it costs the server to renew leases at the worst: each job is a claim of its own.
+fn renew(options: Options) -> Result<(), String> {
+    let n = options.jobs(HELD);
+    let server = Server::start()?;
+    fill(&mut server.connect()?, n)?;
+    let rounds = runtime(1)?.block_on(async {
+        let provider = provider(&server).await?;
+        let beat = Beat {
+            incarnation: 1,
+            host: "bench".into(),
+            pid: std::process::id(),
+            version: String::new(),
+            types: vec![("noop".into(), 1)],
+            guarded: Vec::new(),
+            draining: false,
+            started: Timestamp::now(),
+            lease_millis: u64::try_from(LEASE.as_millis()).unwrap_or(u64::MAX),
+        };
+        let mut held = Vec::new();
+        for seq in 1..=n {
+            let token = Token { incarnation: 1, seq };
+            let types = vec![TypeRoom { kind: "noop".into(), jobs: 1 }];
+            let room = Room { types, jobs: 1, bytes: 1 << 20, ..Room::default() };
+            let give = Exchange { token, settle: Vec::new(), room, lease: LEASE };
+            let leased = provider.exchange(&give).await.map_err(|error| error.to_string())?.leased;
+            held.extend(leased.iter().map(|job| LeaseRef { token, index: job.index }));
+        }
+        let mut rounds = Vec::new();
+        for _ in 0..ROUNDS {
+            let (meter, cpu) = (Meter::start(), server.cpu_secs());
+            let holds = provider.renew(&beat, &held).await.map_err(|error| error.to_string())?;
+            let stretch = meter.stop(n);
+            rounds.push(of_server(stretch, server.cpu_secs() - cpu));
+            if held.len() as u64 != n || holds.iter().any(|hold| *hold != Hold::Held) {
+                return Err(format!("not all of {n} jobs are held"));
+            }
+        }
+        Ok::<_, String>(rounds)
+    })?;
+    let note = "jobs held, each a claim of its own, renewed once; CPU of redis-server for each";
+    show(&Figure::alone("redis-renew", &rounds, note), options);
+    Ok(())
 }
 
 /// From just before an RPUSH by a producer to the start of the job, at 100 jobs a second.
