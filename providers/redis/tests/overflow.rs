@@ -131,7 +131,11 @@ fn once_each(taken: &BTreeMap<String, u32>, jobs: usize, case: &str) {
 fn the_tail_moves_to_disk_over_the_limit_and_comes_back_below_it_in_its_order() {
     ganger_conformance::run(async {
         let (redis, folder) = (durable(), Folder::new());
-        push_jobs(&redis, 4200);
+        push_jobs(&redis, 4197);
+        // Bytes of any kind, and one entry that is larger than a parcel.
+        for entry in [&b"\xff\0\n\n"[..], b"", &[b'x'; 3 << 20]] {
+            run(&redis, cmd("RPUSH").arg(LIST).arg(entry));
+        }
         let before = run(&redis, cmd("LRANGE").arg(LIST).arg(0).arg(-1));
         let manager = Member::begin(&redis.url(), &folder.file(), ALWAYS).await;
         becomes(&redis, HEAD).await;
@@ -270,15 +274,17 @@ mod failpoints {
         after.map(|rest| rest.split('"').next().unwrap().to_owned()).collect()
     }
 
-    /// Calls `act` at the nth passing of a point.
-    fn at(point: &str, nth: usize, act: impl Fn() + Send + Sync + 'static) {
-        let passed = AtomicUsize::new(0);
+    /// Calls `act` at the nth passing of a point; answers how often it was passed.
+    fn at(point: &str, nth: usize, act: impl Fn() + Send + Sync + 'static) -> Arc<AtomicUsize> {
+        let passed = Arc::new(AtomicUsize::new(0));
+        let count = passed.clone();
         let act = move || {
-            if passed.fetch_add(1, Ordering::SeqCst) + 1 == nth {
+            if count.fetch_add(1, Ordering::SeqCst) + 1 == nth {
                 act();
             }
         };
         fail::cfg_callback(point, act).unwrap();
+        passed
     }
 
     /// All that can be moved goes out, and comes back.
@@ -353,10 +359,11 @@ mod failpoints {
             let url = redis.lock().unwrap().url();
             push_jobs(&redis.lock().unwrap(), JOBS);
             let killed = redis.clone();
-            at(point, 2, move || killed.lock().unwrap().restart());
+            let passed = at(point, 2, move || killed.lock().unwrap().restart());
             ganger_conformance::run(async {
                 out_and_back(&url, &folder.file(), async || length(&redis.lock().unwrap())).await;
                 fail::remove(point);
+                assert!(passed.load(Ordering::SeqCst) >= 2, "{point} is passed");
                 let manager = Member::begin(&url, &folder.file(), NEVER).await;
                 once_each(&manager.drain(JOBS).await, JOBS, point);
                 manager.provider.close().await.unwrap();
@@ -399,10 +406,8 @@ mod failpoints {
             comes_to_rest(&redis.url()).await;
             fail::cfg("spool::before_commit", "return(full)").unwrap();
             push_jobs(&redis, JOBS);
-            let tried = Arc::new(AtomicUsize::new(0));
-            let counter = tried.clone();
-            at("redis::tail_claimed", 1, move || counter.store(1, Ordering::SeqCst));
-            eventually("a move is tried", async || tried.load(Ordering::SeqCst) == 1).await;
+            let tried = at("redis::tail_claimed", 1, || {});
+            eventually("a move is tried", async || tried.load(Ordering::SeqCst) > 0).await;
             becomes(&redis, HEAD + JOBS as i64).await;
             fail::remove("spool::before_commit");
             becomes(&redis, HEAD).await;
