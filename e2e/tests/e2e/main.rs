@@ -12,5 +12,6 @@ mod foreign;
 mod intake;
 mod new_plugin;
 mod recover;
+mod redis;
 mod server;
 mod shutdown;
