@@ -164,7 +164,11 @@ fn failpoints(root: &Path, unit: bool, e2e: bool, tally: &mut Tally) {
     }
     cargo.args(["--features", &features.join(",")]);
     // By their names: the other tests have run already.
-    cargo.args(if shell::has("cargo-nextest") { ["-E", "test(failpoint) + binary(failpoints)"] } else { ["--", "failpoint"] });
+    cargo.args(if shell::has("cargo-nextest") {
+        ["-E", "test(failpoint) + binary(failpoints)"]
+    } else {
+        ["--", "failpoint"]
+    });
     watch(&mut cargo, tally);
 }
 
