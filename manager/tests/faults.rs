@@ -170,6 +170,23 @@ async fn p6_what_was_claimed_long_ago_and_answered_late_is_stopped_in_time_too()
 }
 
 #[tokio::test(start_paused = true)]
+async fn p6_a_renewal_counts_from_when_it_was_sent() {
+    let house = house().await;
+    enqueue(&house.store, [job(r#"{"type":"t","params":{"sleep":1000}}"#)]).await;
+    eventually("it runs", || house.ledger.running() == 1).await;
+    let renewed = house.line.renewed.load(Ordering::SeqCst);
+    house.line.renewals.lock().unwrap().push_back(Fault::Late);
+    eventually("it is renewed", || house.line.renewed.load(Ordering::SeqCst) > renewed).await;
+    let sent = Instant::now();
+    pass(Duration::from_millis(2_100)).await;
+    assert_eq!(house.line.renewed.load(Ordering::SeqCst), renewed + 1, "answered, and the last for now");
+    house.line.cut.store(true, Ordering::SeqCst);
+    eventually("it is stopped", || house.ledger.running() == 0).await;
+    let after = sent.elapsed();
+    assert!(after >= Duration::from_secs(9) && after <= Duration::from_millis(10_200), "{after:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn p6_after_an_absence_it_settles_and_renews_before_it_asks() {
     let house = house().await;
     enqueue(&house.store, [job(r#"{"type":"t","params":{"sleep":1000}}"#)]).await;

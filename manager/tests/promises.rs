@@ -372,13 +372,15 @@ async fn a_target_bounds_the_jobs_of_a_second() {
 #[tokio::test(start_paused = true)]
 async fn b11_a_type_that_is_busy_holds_up_no_other() {
     let ledger = Ledger::default();
-    let (_running, provider) = start(vec![acts("slow", &ledger).slots(4), acts("quick", &ledger)]).await;
+    let (running, provider) = start(vec![acts("slow", &ledger).slots(4), acts("quick", &ledger)]).await;
     // Raw bytes, whose type the store cannot see: the worst case.
     provider.push_all((0..50).map(|_| Bytes::from_static(br#"{"type":"slow","params":{"sleep":20}}"#)));
     provider.push_all((0..50).map(|_| Bytes::from_static(br#"{"type":"quick"}"#)));
     let began = Instant::now();
     eventually("all quick ones started", || ledger.count() >= 54).await;
     assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+    let slow = running.status().report().pools["slow"];
+    assert_eq!((slow.busy, slow.queued), (4, 0), "what has no room is set aside, for others to do");
     eventually("the slow ones are done too", || provider.waiting() == 0).await;
     assert_eq!(ledger.count(), 100);
 }

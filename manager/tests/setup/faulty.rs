@@ -6,6 +6,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use ganger_core::{
@@ -25,6 +26,8 @@ pub(crate) enum Fault {
     Hang,
     /// It is carried out, and its answer never comes.
     HangReply,
+    /// It is carried out, and its answer comes two seconds later.
+    Late,
     /// It fails, and trying again cannot help.
     Fatal,
 }
@@ -86,6 +89,11 @@ async fn through<T>(
         Some(Fault::LoseReply) => {
             call.await?;
             Err(lost())
+        }
+        Some(Fault::Late) => {
+            let answer = call.await;
+            crate::setup::pass(Duration::from_secs(2)).await;
+            answer
         }
         Some(Fault::Hang) => std::future::pending().await,
         Some(Fault::HangReply) => {
