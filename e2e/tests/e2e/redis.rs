@@ -98,6 +98,19 @@ fn jobs_pushed_enqueued_posted_and_forwarded_are_done_and_can_be_asked_about() {
     running.finish().ok();
 }
 
+#[test]
+fn run_once_does_what_producers_pushed() {
+    let scene = Scene::new("[[workers]]\ncli = { workers = 2 }\n");
+    for round in 0..4 {
+        let job =
+            |n: u32| format!(r#"{{"type":"cli","params":{{"command":"touch","params":["{round}-{n}"]}}}}"#);
+        scene.cli(&["RPUSH", "job_list", &job(0), &job(1), &job(2)]);
+        let ran = scene.place.ganger(&["run", "--once", "-c", "ganger.toml"]).ok();
+        assert!(!ran.stdout.contains("nothing to do"), "{}", ran.stdout);
+        assert!((0..3).all(|n| scene.place.file(&format!("{round}-{n}")).exists()), "{}", ran.stdout);
+    }
+}
+
 /// Three managers, of which one is killed every little while and another comes in its place.
 #[test]
 fn p1_managers_killed_at_random_lose_nothing_of_20_000_jobs() {

@@ -174,12 +174,36 @@ impl Watch {
             if self.finds(name, admin, &of(Some(kind), &waiting), |_| true).await?
                 || self.finds(name, admin, &of(Some(kind), &[State::Scheduled]), retrying).await?
                 || self.finds(name, admin, &of(Some(kind), &waiting), |_| true).await?
+                || self.any_nameless(name, admin, &of(Some(kind), &[State::Ready])).await?
             {
                 return Ok(true);
             }
         }
         // Jobs of other types are held by other gangers.
         self.finds(name, admin, &of(None, &[State::Running]), |_| true).await
+    }
+
+    /// Whether bytes wait that no manager has read yet: they have no id, so they are counted and not listed. When they
+    /// came nobody knows, so all of them are of the backlog, and none was in a file.
+    async fn any_nameless(&self, name: &str, admin: &SharedAdmin, ready: &Filter) -> Result<bool, Failure> {
+        if self.from.is_some() {
+            return Ok(false);
+        }
+        let before = bounded(name, admin.count(ready)).await?;
+        if before == 0 {
+            return Ok(false);
+        }
+        let (mut listed, mut page) = (0, Page { limit: 1000, after: None });
+        loop {
+            let views = bounded(name, admin.list(ready, &page)).await?;
+            listed += views.len() as u64;
+            match views.last() {
+                Some(last) if views.len() >= page.limit => page.after = Some(last.id.clone()),
+                _ => break,
+            }
+        }
+        // Jobs that came or went meanwhile are none of them.
+        Ok(before.min(bounded(name, admin.count(ready)).await?) > listed)
     }
 
     /// Whether a watched job is among those that match.
