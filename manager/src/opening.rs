@@ -45,7 +45,6 @@ pub(crate) struct SourceTask {
 impl SourceTask {
     pub(crate) async fn run(mut self, first: FirstAttempt) {
         if let Some(provider) = self.open(first).await {
-            self.source.opened(provider.clone());
             if let Some(pools) = self.pools().await {
                 self.serve(provider, pools).await;
             }
@@ -71,6 +70,8 @@ impl SourceTask {
             let error = match opened {
                 Ok(Ok(provider)) => {
                     self.source.well(&self.house, "open");
+                    // Before anybody is told: who starts a manager may look for the sink at once.
+                    self.source.opened(provider.clone());
                     tell(&mut first, Ok(()));
                     return Some(provider);
                 }

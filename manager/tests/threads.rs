@@ -237,3 +237,11 @@ async fn b5_figures_are_read_by_many_while_jobs_are_counted() {
     let report = status.report();
     assert_eq!((report.by_type["t"].done, report.by_provider["memory"].done), (20_000, 20_000));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_sink_is_found_as_soon_as_the_manager_has_started() {
+    for _ in 0..300 {
+        let (running, _provider) = start(Vec::new()).await;
+        assert!(running.sink(None).is_some());
+    }
+}
