@@ -239,7 +239,8 @@ impl Router {
         };
         let id = job.and_then(|job| job.id.clone()).unwrap_or_else(|| JobId::claimed(lease));
         let kind = job.map(|job| job.kind.to_string()).unwrap_or_default();
-        if let Some(error) = &reason {
+        // Of an entry that is no job it has been said already.
+        if let (Some(error), Some(_)) = (&reason, job) {
             tracing::warn!(%id, kind, error, "a job was not run");
         }
         if self.house.events.heard() {
