@@ -224,6 +224,14 @@ fn off_loopback_figures_need_a_token() {
 }
 
 #[test]
+fn off_loopback_an_intake_needs_a_token() {
+    insta::assert_snapshot!(
+        "open_intake",
+        said("a.toml", "[[providers]]\nhttp = { listen_on = \"0.0.0.0:8081\" }\n")
+    );
+}
+
+#[test]
 fn b9_a_worker_that_could_not_work_is_refused_before_anything_runs() {
     for (text, why) in [
         (r#"{"workers":[{"cil":{}}]}"#, "did you mean `cli`"),

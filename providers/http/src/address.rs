@@ -22,12 +22,8 @@ pub(crate) async fn bind(
 ) -> Result<Option<TcpListener>, ProviderError> {
     let text = config.listen_on.trim();
     let addresses = resolve(name, text).await?;
-    let open = addresses.iter().find(|address| !address.ip().to_canonical().is_loopback());
-    if let (Some(open), None) = (open, &config.token) {
-        return Err(ProviderError::fatal(format!(
-            "`{name}` would take jobs from every machine that reaches {open}, whoever sends them: set `token` \
-             (`token = \"${{file:/run/secrets/ganger}}\"`), or listen on 127.0.0.1"
-        )));
+    if let Some(why) = addresses.iter().find_map(|address| config.needs_token(address)) {
+        return Err(ProviderError::fatal(format!("`{name}`: {why}")));
     }
     let bound = TcpListener::bind(&addresses[..]).await;
     if let Err(error) = &bound

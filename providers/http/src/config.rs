@@ -1,12 +1,15 @@
 //! The options of an `http` intake in the config.
 
+use std::net::SocketAddr;
+
 use ganger_core::{ByteSize, JOB_BYTES_MAX, OUTPUT_MAX, Period, Secret};
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 /// Options of an `http` intake.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+// `remote` names what is derived, so that reading it by `Deserialize` can check it as well.
+#[serde(default, deny_unknown_fields, remote = "Self")]
 pub struct HttpIntakeConfig {
     /// The address and port to listen on. A port alone (`:8081`) listens on 127.0.0.1; port 0 takes a free one.
     pub listen_on: String,
@@ -40,6 +43,31 @@ pub struct HttpIntakeConfig {
     pub body_timeout: Period,
     /// How much of a job's output is answered; the head and the tail of a longer one.
     pub output_max: ByteSize,
+}
+
+impl<'de> Deserialize<'de> for HttpIntakeConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let config = HttpIntakeConfig::deserialize(deserializer)?;
+        // A name is looked up when it is bound.
+        let address = config.listen_on.trim().parse::<SocketAddr>().ok();
+        match address.and_then(|address| config.needs_token(&address)) {
+            Some(why) => Err(serde::de::Error::custom(why)),
+            None => Ok(config),
+        }
+    }
+}
+
+impl HttpIntakeConfig {
+    /// Why it may not listen there, if it may not: off this machine only with a token.
+    pub(crate) fn needs_token(&self, address: &SocketAddr) -> Option<String> {
+        let open = !address.ip().to_canonical().is_loopback() && self.token.is_none();
+        open.then(|| {
+            format!(
+                "it would take jobs from every machine that reaches {address}, whoever sends them: set `token` \
+                 (`token = \"${{file:/run/secrets/ganger}}\"`), or listen on 127.0.0.1"
+            )
+        })
+    }
 }
 
 impl Default for HttpIntakeConfig {
