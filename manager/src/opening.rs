@@ -44,10 +44,10 @@ pub(crate) struct SourceTask {
 
 impl SourceTask {
     pub(crate) async fn run(mut self, first: FirstAttempt) {
-        if let Some(provider) = self.open(first).await {
-            if let Some(pools) = self.pools().await {
-                self.serve(provider, pools).await;
-            }
+        if let Some(provider) = self.open(first).await
+            && let Some(pools) = self.pools().await
+        {
+            self.serve(provider, pools).await;
         }
         self.open.send_modify(|open| open.sources -= 1);
     }
