@@ -2,6 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
+use compact_str::CompactString;
+use ganger_core::{
+    Capabilities, Entry, Event, HANDLER_PREFIX, JOB_BYTES_MAX, Job, JobContext, JobId, JobStart, LeaseRef,
+    Leased, Malformed, Outcome, Record, Settlement, Timestamp, Token, Verdict, What,
+};
+
 use crate::{
     UnknownType,
     held::NewClaim,
@@ -11,11 +17,6 @@ use crate::{
     source::{CrashPermit, Source},
     stats::Tally,
     strays::live_types,
-};
-use compact_str::CompactString;
-use ganger_core::{
-    Capabilities, Entry, Event, HANDLER_PREFIX, JOB_BYTES_MAX, Job, JobContext, JobId, JobStart, LeaseRef,
-    Leased, Malformed, Outcome, Record, Settlement, Timestamp, Token, Verdict, What,
 };
 
 /// The pool of a job that has none, in the figures.

@@ -13,7 +13,8 @@ use bytes::Bytes;
 use ganger_core::{
     Entry, Job, JobContext, JobError, Output, ProviderOptions, Sink, State, StopReason, WorkerOptions,
 };
-use ganger_manager::{Manager, UnknownType};
+use ganger_manager::{Manager, Running, UnknownType};
+use ganger_provider_memory::MemoryProvider;
 use ganger_worker_function::function;
 use setup::{
     Ledger, TestClock, acts, add, ends, enqueue, eventually, job, memory, pass, plan_with, start, states,
@@ -230,16 +231,21 @@ async fn b10_an_unknown_type_waits_for_a_worker_and_starves_nobody() {
     assert_eq!((provider.waiting(), provider.dead_letters().len()), (10, 0), "set aside, not lost");
 }
 
-#[tokio::test(start_paused = true)]
-async fn b10_by_policy_an_unknown_type_is_dead_unless_a_live_manager_does_it() {
+/// A manager to which unknown types are dead, and another that does the type `elsewhere`.
+async fn with_one_elsewhere() -> (Arc<MemoryProvider>, Running, Running) {
     let (ledger, clock) = (Ledger::default(), TestClock::new());
     let provider = memory(&clock);
     let mut plan = add(plan_with(&provider, &clock), acts("t", &ledger));
     plan.unknown = UnknownType::Dead;
-    let _running = Manager::start(plan).await.unwrap();
+    let running = Manager::start(plan).await.unwrap();
     let mut other = add(plan_with(&provider, &clock), acts("elsewhere", &ledger));
     other.incarnation = 0xdef;
-    let other = Manager::start(other).await.unwrap();
+    (provider, running, Manager::start(other).await.unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn b10_by_policy_an_unknown_type_is_dead_unless_a_live_manager_does_it() {
+    let (provider, _running, other) = with_one_elsewhere().await;
     while provider.managers().await.unwrap().len() < 2 {
         pass(Duration::from_millis(10)).await;
     }
@@ -254,14 +260,7 @@ async fn b10_by_policy_an_unknown_type_is_dead_unless_a_live_manager_does_it() {
 
 #[tokio::test(start_paused = true)]
 async fn b10_by_policy_an_unknown_type_is_dead_also_where_the_store_gives_what_it_is_asked_for() {
-    let (ledger, clock) = (Ledger::default(), TestClock::new());
-    let provider = memory(&clock);
-    let mut plan = add(plan_with(&provider, &clock), acts("t", &ledger));
-    plan.unknown = UnknownType::Dead;
-    let _running = Manager::start(plan).await.unwrap();
-    let mut other = add(plan_with(&provider, &clock), acts("elsewhere", &ledger));
-    other.incarnation = 0xdef;
-    let other = Manager::start(other).await.unwrap();
+    let (provider, _running, other) = with_one_elsewhere().await;
     enqueue(&provider, (0..250).map(|_| job(r#"{"type":"nobody"}"#))).await;
     eventually("all are dead", || provider.dead_letters().len() == 250).await;
     assert!(provider.dead_letters()[0].2.contains("no worker does type `nobody`"));
