@@ -48,8 +48,8 @@ impl Job {
     /// Reads a job from its JSON text.
     ///
     /// Keys match exactly or else without case, as in GoWorker (`Type`, `PARAMS`). Unknown fields are kept. A
-    /// field given twice, in whatever case, is an error, since nobody could say which was meant. A negative
-    /// `retries` is 0. GoWorker's type names `cli.cli`, `http.http` and `disk.disk` become the plain ones.
+    /// field given twice, in whatever case, is an error, since nobody could say which was meant; so are `delay` beside
+    /// `run_at` and `max_age` beside `expires_at`. A negative `retries` is 0. GoWorker's type names `cli.cli`, `http.http` and `disk.disk` become the plain ones.
     ///
     /// # Errors
     /// [`Malformed`] with line and column: no JSON, no object, a field of the wrong form, nesting deeper than
@@ -202,8 +202,22 @@ impl<'de> Visitor<'de> for JobVisitor {
         if job.kind.is_empty() {
             return Err(de::Error::custom("missing field `type`: it names the worker that does the job"));
         }
-        Ok(job)
+        match said_twice(&job) {
+            Some((span, time)) => Err(de::Error::custom(format_args!(
+                "fields `{span}` and `{time}` both say when: give one of them"
+            ))),
+            None => Ok(job),
+        }
     }
+}
+
+/// The two fields that say one time, where a job has both: nobody could say which was meant.
+fn said_twice(job: &Job) -> Option<(&'static str, &'static str)> {
+    let rare = job.rare.as_ref()?;
+    if rare.delay.is_some() && job.run_at.is_some() {
+        return Some(("delay", "run_at"));
+    }
+    (rare.max_age.is_some() && job.expires_at.is_some()).then_some(("max_age", "expires_at"))
 }
 
 fn keep_unknown<'de, A: MapAccess<'de>>(job: &mut Job, key: &str, map: &mut A) -> Result<(), A::Error> {
@@ -385,10 +399,12 @@ mod tests {
 
     #[test]
     fn every_field_survives_the_round_trip() {
+        let spans = r#"{"type":"t","delay":"1m","max_age":"1h"}"#;
+        assert_eq!(Job::from_json(spans.as_bytes()).unwrap().to_json(), spans);
         let text = concat!(
             r#"{"id":"a","type":"t","params":[1, 2],"name":"n","queue":"q","retries":2,"priority":-3,"#,
             r#""capture_output":true,"timeout":"30s","run_at":"2026-01-02T03:04:05.006Z","#,
-            r#""expires_at":"2026-01-03T00:00:00.000Z","created_at":"2026-01-01T00:00:00.000Z","delay":"1m","max_age":"1h","#,
+            r#""expires_at":"2026-01-03T00:00:00.000Z","created_at":"2026-01-01T00:00:00.000Z","#,
             r#""backoff":{"initial":"1s","factor":2.0,"max":"1h","jitter":0.2},"unique":{"key":"k","while":["ready"]},"#,
             r#""limit":{"key":"l","concurrency":2,"rate":"10/s"},"after":["b","c"],"headers":{"traceparent":"00-1"},"#,
             r#""keep":"1d","x-note":{"b":1,"a":2}}"#
@@ -431,6 +447,17 @@ mod tests {
         }
         let invalid = Job::from_json(b"{\"type\":\"\xff\"}").unwrap_err();
         assert!(invalid.message.contains("unicode"), "{invalid}");
+    }
+
+    #[test]
+    fn a_time_is_said_once() {
+        for (span, time) in [("delay", "run_at"), ("max_age", "expires_at")] {
+            let both = format!(r#"{{"type":"t","{time}":"2026-01-01T00:00:00Z","{span}":"5s"}}"#);
+            let said = format!("fields `{span}` and `{time}` both say when: give one of them");
+            assert!(fault(&both).message.starts_with(&said), "{}", fault(&both).message);
+            let none = format!(r#"{{"type":"t","{time}":"2026-01-01T00:00:00Z","{span}":null}}"#);
+            assert!(Job::from_json(none.as_bytes()).is_ok(), "a null says nothing");
+        }
     }
 
     #[test]

@@ -4,6 +4,8 @@
 
 mod support;
 
+use std::time::Duration;
+
 use ganger_core::{Admin, Entry, Filter, Page, Room, State, TypeRoom, Verdict};
 use rusqlite::params;
 use support::{File, check_places, job, jobs, name, names, room};
@@ -20,8 +22,8 @@ async fn a_row_inserted_in_a_transaction_of_its_own_program_is_a_job() {
     let mut program = file.foreign();
     let transaction = program.transaction().unwrap();
     let all = "INSERT INTO jobs (id, type, params, name, queue, retries, priority, capture_output, timeout, run_at, \
-               expires_at, max_age, backoff, headers, keep, extra) VALUES ('order-17', 'http.http', '{\"url\": 1}', \
-               'n', 'mail', 3, 7, 1, 2.5, 1, '2096-01-01T00:00:00+01:00', 60, '{\"initial\":\"2s\"}', \
+               expires_at, backoff, headers, keep, extra) VALUES ('order-17', 'http.http', '{\"url\": 1}', \
+               'n', 'mail', 3, 7, 1, 2.5, 1, '2096-01-01T00:00:00+01:00', '{\"initial\":\"2s\"}', \
                '{\"tenant\":\"a\"}', 90, '{\"x-note\": {\"deep\": {}}}')";
     transaction.execute(all, []).unwrap();
     assert_eq!(manager.source.count(&Filter::default()).await.unwrap(), 0, "not before it is committed");
@@ -37,6 +39,11 @@ async fn a_row_inserted_in_a_transaction_of_its_own_program_is_a_job() {
         \"backoff\":{\"initial\":\"2s\",\"factor\":2.0,\"max\":\"1h\",\"jitter\":0.2},\
         \"headers\":{\"tenant\":\"a\"},\"keep\":\"1m30s\",\"x-note\":{\"deep\": {}}}";
     assert_eq!(job.to_json(), expected);
+
+    program.execute("INSERT INTO jobs (type, max_age) VALUES ('test', 60)", []).unwrap();
+    let aged = manager.take(1).await.remove(0).1;
+    let Entry::Job(aged) = aged.entry else { panic!("{aged:?}") };
+    assert_eq!(aged.expires_at, aged.created_at.map(|at| at.plus(Duration::from_secs(60))));
 
     let transaction = program.transaction().unwrap();
     transaction.execute("INSERT INTO jobs (type) VALUES ('test')", []).unwrap();
@@ -70,6 +77,9 @@ async fn p8_rows_that_are_no_jobs_end_in_the_dead_letters_with_their_bytes() {
         .unwrap();
     program.execute("INSERT INTO jobs (id, type, retries) VALUES ('number', 'test', 'many')", []).unwrap();
     program.execute("INSERT INTO jobs (id, type, run_at) VALUES ('time', 'test', 'tomorrow')", []).unwrap();
+    program
+        .execute("INSERT INTO jobs (id, type, run_at, delay) VALUES ('twice', 'test', 1, 5)", [])
+        .unwrap();
     program.execute("INSERT INTO jobs (id, params) VALUES ('type', '{}')", []).unwrap();
     program.execute("INSERT INTO jobs (id, type) VALUES ('two words', 'test')", []).unwrap();
     program.execute("INSERT INTO jobs (id, type) VALUES ('own', 'failure_handler.x')", []).unwrap();
@@ -95,6 +105,7 @@ async fn p8_rows_that_are_no_jobs_end_in_the_dead_letters_with_their_bytes() {
         "column `params`: not UTF-8",
         "field `retries`: invalid type: string \"many\", expected a whole number",
         "`tomorrow` is no time",
+        "fields `delay` and `run_at` both say when",
         "missing field `type`",
         "no spaces",
         "ganger's own",

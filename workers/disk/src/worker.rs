@@ -79,12 +79,15 @@ fn carried(params: &DiskParams) -> Result<Job, OptionsError> {
         return Err(OptionsError::of("job", "it is missing: it is the job to store"));
     };
     let carried = Job::from_json(raw.get().as_bytes()).map_err(|why| OptionsError::of("job", why.message))?;
-    match carried.kind.starts_with(HANDLER_PREFIX) {
-        true => {
-            Err(OptionsError::of("job", format!("types that begin with `{HANDLER_PREFIX}` are ganger's own")))
-        }
-        false => Ok(carried),
+    if carried.kind.starts_with(HANDLER_PREFIX) {
+        let fault = format!("types that begin with `{HANDLER_PREFIX}` are ganger's own");
+        return Err(OptionsError::of("job", fault));
     }
+    if params.execution_time.is_some() && (carried.run_at.is_some() || carried.rare().delay.is_some()) {
+        let fault = "the job says itself when, by `run_at` or `delay`: give one of them";
+        return Err(OptionsError::of("execution_time", fault));
+    }
+    Ok(carried)
 }
 
 /// Stores the carried job. It is on the disk before this job is done.
@@ -92,9 +95,6 @@ async fn defer(source: &Source, params: DiskParams, job: &JobContext) -> Result<
     let mut carried = carried(&params).map_err(|error| job.unfit(&error))?;
     if let Some(when) = params.execution_time {
         carried.run_at = Some(when.0);
-        if let Some(rare) = &mut carried.rare {
-            rare.delay = None;
-        }
     }
     // The same id on every run, so that a rerun stores no second job.
     carried.id.get_or_insert_with(|| job.id().child(1));
