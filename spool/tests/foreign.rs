@@ -77,9 +77,7 @@ async fn p8_rows_that_are_no_jobs_end_in_the_dead_letters_with_their_bytes() {
         .unwrap();
     program.execute("INSERT INTO jobs (id, type, retries) VALUES ('number', 'test', 'many')", []).unwrap();
     program.execute("INSERT INTO jobs (id, type, run_at) VALUES ('time', 'test', 'tomorrow')", []).unwrap();
-    program
-        .execute("INSERT INTO jobs (id, type, run_at, delay) VALUES ('twice', 'test', 1, 5)", [])
-        .unwrap();
+    program.execute("INSERT INTO jobs (id, type, run_at, delay) VALUES ('twice', 'test', 1, 5)", []).unwrap();
     program.execute("INSERT INTO jobs (id, params) VALUES ('type', '{}')", []).unwrap();
     program.execute("INSERT INTO jobs (id, type) VALUES ('two words', 'test')", []).unwrap();
     program.execute("INSERT INTO jobs (id, type) VALUES ('own', 'failure_handler.x')", []).unwrap();

@@ -75,7 +75,11 @@ async fn b23_a_job_without_a_job_is_dead_and_says_so() {
         let mut job = json!({"type": "t"});
         job.as_object_mut().unwrap().extend(when.as_object().unwrap().clone());
         let error = run(&mut disk, "a", json!({"execution_time": 1, "job": job})).await.unwrap_err();
-        assert!(error.message().contains("`execution_time`: the job says itself when"), "{}", error.message());
+        assert!(
+            error.message().contains("`execution_time`: the job says itself when"),
+            "{}",
+            error.message()
+        );
     }
     assert!(stored(&file).await.1.is_empty());
 }
