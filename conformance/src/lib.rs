@@ -11,6 +11,7 @@ pub mod provider;
 pub mod signal;
 pub mod sink;
 mod store;
+pub mod unique;
 pub mod worker;
 
 pub use intake::IntakeHarness;

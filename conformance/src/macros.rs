@@ -56,6 +56,15 @@ macro_rules! provider {
             a_dead_letter_tells_its_reason,
             all_that_a_filter_sets_must_hold_for_orders_too,
         ]);
+        $crate::tests!(unique, $store, [
+            a_job_whose_unique_key_another_job_holds_is_refused_and_that_job_is_named,
+            a_job_holds_its_unique_key_exactly_while_it_is_in_the_states_that_it_names,
+            of_several_that_enqueue_the_same_unique_key_at_once_one_is_taken,
+            a_job_is_never_refused_as_its_own_duplicate,
+            a_producers_entry_whose_unique_key_another_job_holds_is_leased_as_its_duplicate_else_it_holds_the_key_from_then_on,
+            a_follow_up_job_whose_unique_key_another_job_holds_ends_cancelled_and_its_record_names_that_job,
+            retrying_a_job_whose_unique_key_another_job_holds_by_now_leaves_it_as_it_is,
+        ]);
     };
 }
 

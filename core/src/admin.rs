@@ -30,7 +30,14 @@ pub trait Admin: Send + Sync {
     /// - Retrying a dead, cancelled or expired job makes it ready with its budgets restored; a scheduled one is due now.
     /// - Cancelling a waiting job ends it at once; a running one is marked, and its holder learns it by renewal.
     /// - Removing a job that is not running forgets it; a running one is passed over.
+    /// - Retrying a job whose unique key another job holds by now leaves it as it is.
     fn order<'a>(&'a self, order: Order, filter: &'a Filter) -> BoxFuture<'a, Result<u64, ProviderError>>;
+
+    /// The job that holds a `unique` key now. None where the provider does not declare `unique`.
+    fn holder<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<JobId>, ProviderError>> {
+        let _ = key;
+        Box::pin(async { Ok(None) })
+    }
 
     /// How many jobs lie stranded, found by a search; changes nothing. None where the provider does not declare
     /// `recover`.

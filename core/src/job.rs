@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::{Backoff, JobId, Period, State, Timestamp};
+use crate::{Backoff, JobId, Period, State, Timestamp, Unique};
 
 /// The largest job accepted by default, in bytes of its JSON text.
 pub const JOB_BYTES_MAX: usize = 1 << 20;
@@ -81,23 +81,6 @@ pub struct Rare {
     pub via: Option<CompactString>,
     /// Fields that ganger does not know, kept as they came.
     pub unknown: Vec<(CompactString, Box<RawValue>)>,
-}
-
-/// `unique`: a second job with the same key is refused while the first is in one of `while`'s states.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Unique {
-    /// The key that makes two jobs the same.
-    pub key: String,
-    /// The states in which the first job keeps a second one out.
-    #[serde(rename = "while", default = "Unique::default_states")]
-    pub states: Vec<State>,
-}
-
-impl Unique {
-    fn default_states() -> Vec<State> {
-        vec![State::Scheduled, State::Ready, State::Running]
-    }
 }
 
 /// `limit`: bounds on the jobs of one key.

@@ -29,6 +29,7 @@ mod sink;
 mod size;
 mod state;
 mod status;
+mod unique;
 mod wire;
 mod worker;
 
@@ -56,6 +57,7 @@ pub use sink::*;
 pub use size::{ByteSize, ByteSizeError};
 pub use state::{State, StateError};
 pub use status::*;
+pub use unique::Unique;
 pub use wire::{DEPTH_MAX, Malformed};
 pub use worker::*;
 

@@ -4,7 +4,7 @@ use std::{borrow::Cow, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::Timestamp;
+use crate::{JobId, Timestamp};
 
 /// What a run printed or returned: the whole, or its head and tail where it was longer than its limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -197,6 +197,8 @@ pub enum Outcome {
     Panicked(String),
     /// The run was stopped because the job is cancelled.
     Cancelled,
+    /// Another job held its `unique` key when it was leased: it is not run.
+    Duplicate(JobId),
     /// The run was cut off by a shutdown, or never started.
     Released,
     /// The job's `expires_at` had passed before it was started.

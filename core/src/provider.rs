@@ -8,8 +8,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
-    Admin, Attempt, BoxFuture, Capabilities, Clock, Hold, Job, LeaseRef, ProviderError, Settlement, Sink,
-    Timestamp, Token,
+    Admin, Attempt, BoxFuture, Capabilities, Clock, Hold, Job, JobId, LeaseRef, ProviderError, Settlement,
+    Sink, Timestamp, Token,
 };
 
 /// The default lease. Renewed at a third; the manager fences itself at two thirds (P6).
@@ -88,6 +88,8 @@ pub trait Provider: Sized + Send + Sync + 'static {
     /// - A suspect's lease is durable before the claim is answered; a suspect whose lease ran out has one crash more.
     /// - The same token again gets the same answer.
     /// - A cancelled job is leased to nobody.
+    /// - A producer's entry whose unique key another job holds is leased as its duplicate; else it holds the key from then on.
+    /// - A follow-up job whose unique key another job holds ends cancelled, and its record names that job.
     fn exchange(&self, give: &Exchange) -> impl Future<Output = Result<Exchanged, ProviderError>> + Send;
 
     /// Extends exactly the leases named, answering for each in the same order, and records the beat.
@@ -216,6 +218,9 @@ pub struct Record {
     pub suspect: bool,
     /// Someone has asked for it to be cancelled.
     pub cancel: bool,
+    /// Another job holds its `unique` key: it is not to be run. Only of a producer's entry, which nobody could refuse.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duplicate_of: Option<JobId>,
     /// Its runs so far, the last ten; empty on a first run.
     pub attempts: Vec<Attempt>,
     /// For a raw entry: its first claim, from which its id and its times are made, so that every later claim

@@ -31,6 +31,12 @@ pub enum Verdict {
     },
     /// Ended by an order.
     Cancelled,
+    /// Not run, since another job held its `unique` key: it ends cancelled, with the reason
+    /// ([`Unique::duplicate_of`](crate::Unique::duplicate_of)).
+    Duplicate {
+        /// The job that held it.
+        of: JobId,
+    },
     /// Not started in time.
     Expired,
 }
@@ -43,7 +49,7 @@ impl Verdict {
             Verdict::Retry { .. } | Verdict::Park { until: Some(_) } => State::Scheduled,
             Verdict::Dead { .. } => State::Dead,
             Verdict::Release | Verdict::Park { until: None } => State::Ready,
-            Verdict::Cancelled => State::Cancelled,
+            Verdict::Cancelled | Verdict::Duplicate { .. } => State::Cancelled,
             Verdict::Expired => State::Expired,
         }
     }

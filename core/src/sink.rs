@@ -5,7 +5,7 @@ use std::fmt;
 use compact_str::CompactString;
 use serde::Serialize;
 
-use crate::{Beat, BoxFuture, Job, JobId, Output, ProviderError, State};
+use crate::{Beat, BoxFuture, Job, JobId, Output, ProviderError, State, Unique};
 
 /// Where jobs are made durable. Found by name once everything is open.
 pub trait Sink: Send + Sync {
@@ -19,6 +19,10 @@ pub trait Sink: Send + Sync {
     /// - A field that the provider does not support is refused by name.
     /// - Refusing one job of a batch disturbs no other.
     /// - The same batch token again stores nothing twice.
+    /// - A job whose unique key another job holds is refused, and that job is named.
+    /// - A job holds its unique key exactly while it is in the states that it names.
+    /// - Of several that enqueue the same unique key at once one is taken.
+    /// - A job is never refused as its own duplicate.
     fn enqueue(&self, batch: Batch) -> BoxFuture<'_, Result<Vec<Result<Enqueued, Refused>>, ProviderError>>;
 
     /// The states of jobs, in order; `None` for an id that is not known (any more).
@@ -74,8 +78,10 @@ pub struct Enqueued {
 pub enum RefusedKind {
     /// A field that this store does not support, or a type that is not for outsiders.
     Unsupported,
-    /// The id is taken by a job with other content, or the `unique` key is.
+    /// The id is taken by a job with other content.
     Conflict,
+    /// Another job holds the `unique` key: [`Refused::holder`].
+    Duplicate,
     /// Larger than the limit.
     TooLarge,
     /// The store is full.
@@ -91,12 +97,21 @@ pub struct Refused {
     pub kind: RefusedKind,
     /// Why, and what to do.
     pub message: String,
+    /// Of a duplicate: the job that holds its `unique` key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub holder: Option<JobId>,
 }
 
 impl Refused {
     /// A refusal.
     pub fn new(kind: RefusedKind, message: impl Into<String>) -> Self {
-        Refused { kind, message: message.into() }
+        Refused { kind, message: message.into(), holder: None }
+    }
+
+    /// A job whose `unique` key another one holds.
+    pub fn duplicate(holder: JobId) -> Self {
+        let message = Unique::duplicate_of(&holder);
+        Refused { holder: Some(holder), ..Refused::new(RefusedKind::Duplicate, message) }
     }
 
     /// A field or type that is not supported.

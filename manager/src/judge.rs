@@ -12,6 +12,7 @@
 //! | failed `lost`; crashes left | retry after the backoff | a crash | yes | none | run, lost |
 //! | failed `lost`; none left | dead, `crashed` | a crash | yes | first failure handler | run, lost, dead |
 //! | cancelled | cancelled | nothing | if it ran | none | (run,) cancelled |
+//! | a duplicate (another job holds its `unique` key) | cancelled, naming that job | nothing | no | none | cancelled |
 //! | released (shutdown, fenced, or not started) | release | nothing | no | none | – |
 //! | expired | expired | nothing | no | first failure handler | expired |
 //! | malformed | dead, `malformed: …` | nothing | no | none: there is no job to hand on | dead |
@@ -253,6 +254,7 @@ impl Hearing<'_> {
                 });
                 self.settle(Verdict::Cancelled, Spend::Nothing, failure)
             }
+            Outcome::Duplicate(of) => self.settle(Verdict::Duplicate { of }, Spend::Nothing, None),
             Outcome::Released => self.settle(Verdict::Release, Spend::Nothing, None),
             Outcome::Expired => self.settle(Verdict::Expired, Spend::Nothing, None),
             Outcome::Malformed(fault) => self.dead(&format!("malformed: {fault}"), Spend::Nothing, None),

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use compact_str::CompactString;
 use ganger_core::{
     Capabilities, Entry, Event, HANDLER_PREFIX, JOB_BYTES_MAX, Job, JobContext, JobId, JobStart, LeaseRef,
-    Leased, Malformed, Outcome, Record, Settlement, Timestamp, Token, Verdict, What,
+    Leased, Malformed, Outcome, Record, Settlement, Timestamp, Token, Unique, Verdict, What,
 };
 
 use crate::{
@@ -177,6 +177,9 @@ impl Router {
         if record.cancel {
             return Some(Outcome::Cancelled);
         }
+        if let Some(of) = &record.duplicate_of {
+            return Some(Outcome::Duplicate(of.clone()));
+        }
         if raw {
             if job.kind.starts_with(HANDLER_PREFIX) {
                 let message = format!("types that begin with `{HANDLER_PREFIX}` are not for producers");
@@ -236,6 +239,7 @@ impl Router {
         let reason = match &settlement.verdict {
             Verdict::Dead { reason } => Some(reason.clone()),
             Verdict::Expired => Some("not started in time".to_owned()),
+            Verdict::Duplicate { of } => Some(Unique::duplicate_of(of)),
             _ => None,
         };
         let id = job.and_then(|job| job.id.clone()).unwrap_or_else(|| JobId::claimed(lease));

@@ -55,7 +55,7 @@ impl Tally {
         match verdict {
             Verdict::Done => self.done = 1,
             Verdict::Dead { .. } => self.dead = 1,
-            Verdict::Cancelled => self.cancelled = 1,
+            Verdict::Cancelled | Verdict::Duplicate { .. } => self.cancelled = 1,
             Verdict::Expired => self.expired = 1,
             Verdict::Retry { .. } | Verdict::Release | Verdict::Park { .. } => {}
         }

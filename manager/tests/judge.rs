@@ -190,6 +190,16 @@ fn p9_after_the_mark_everything_but_done_ends_cancelled() {
 }
 
 #[test]
+fn a_duplicate_ends_cancelled_and_names_the_job_that_holds_its_key() {
+    let job = job(r#"{"type":"t","unique":{"key":"k"},"retries":5}"#);
+    let holder: JobId = "holder".parse().unwrap();
+    let settlement = ran(&job, &Record::default(), Outcome::Duplicate(holder.clone()));
+    assert_eq!(settlement.verdict.state(), State::Cancelled);
+    assert_eq!((settlement.verdict, settlement.spend), (Verdict::Duplicate { of: holder }, Spend::Nothing));
+    assert!(settlement.more.is_none_or(|more| more.follow.is_empty()));
+}
+
+#[test]
 fn p8_what_is_no_job_is_dead_with_the_reason() {
     let case = Case { lease: lease(), job: None, record: &Record::default(), run: None };
     let settlement = judge(case, Outcome::Malformed(Malformed::whole("no JSON")), &policy(), now());
@@ -238,6 +248,9 @@ fn outcome(which: u8, text: String, wait: u64) -> Outcome {
         10 => Outcome::Expired,
         11 => Outcome::Malformed(Malformed::whole(text)),
         12 => Outcome::NoWorker,
+        13 => Outcome::Duplicate(
+            text.bytes().map(|byte| format!("{byte:02x}")).collect::<String>().parse().unwrap_or_default(),
+        ),
         _ => Outcome::Crashed,
     }
 }
@@ -302,7 +315,7 @@ proptest! {
 
     #[test]
     fn every_case_is_judged_by_the_table(
-        which in 0u8..14, text in "\\PC{0,40}", wait: u64, record in any_record(), job in any_job(),
+        which in 0u8..15, text in "\\PC{0,40}", wait: u64, record in any_record(), job in any_job(),
         policy in any_policy(), clock: i64, took: u64, ran: bool,
     ) {
         let now = Timestamp::from_millis(clock);

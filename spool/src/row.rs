@@ -128,6 +128,7 @@ impl Row {
             crashes: self.crashes,
             suspect: self.suspect,
             cancel: self.cancel,
+            duplicate_of: None,
             attempts: attempts(self.attempts.as_deref()),
             first: None,
         }

@@ -2,7 +2,7 @@
 
 use ganger_core::{
     ATTEMPTS_MAX, Attempt, Handled, Job, JobId, LeaseRef, Output, Refused, Settlement, SettlementMore, Spend,
-    State, Timestamp, Token, Verdict,
+    State, Timestamp, Token, Unique, Verdict,
 };
 use rusqlite::OptionalExtension;
 
@@ -102,6 +102,7 @@ fn settle_one(tx: &mut Tx<'_>, seq: i64, settlement: &Settlement) -> Result<(), 
         Verdict::Done => tx.end(&place, State::Done, None),
         Verdict::Dead { reason } => tx.end(&place, State::Dead, Some(reason)),
         Verdict::Cancelled => tx.end(&place, State::Cancelled, Some("cancelled")),
+        Verdict::Duplicate { of } => tx.end(&place, State::Cancelled, Some(&Unique::duplicate_of(of))),
         Verdict::Expired => tx.end(&place, State::Expired, Some("not started in time")),
         Verdict::Release | Verdict::Park { until: None } => tx.put_ready(&place),
         Verdict::Retry { at } | Verdict::Park { until: Some(at) } => tx.put_due(seq, at.as_millis()),

@@ -59,7 +59,7 @@ impl Refusal {
     pub(crate) fn by_store(refused: Refused) -> Self {
         let status = match refused.kind {
             RefusedKind::Unsupported => StatusCode::UNPROCESSABLE_ENTITY,
-            RefusedKind::Conflict => StatusCode::CONFLICT,
+            RefusedKind::Conflict | RefusedKind::Duplicate => StatusCode::CONFLICT,
             RefusedKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             RefusedKind::Malformed => StatusCode::BAD_REQUEST,
             RefusedKind::Full => StatusCode::INSUFFICIENT_STORAGE,

@@ -79,6 +79,7 @@ impl Provider for MemoryProvider {
         filter: true,
         schedule: true,
         priority: true,
+        unique: true,
         repeat: true,
         follow: true,
         sink: true,

@@ -92,6 +92,9 @@ impl Store {
                 )),
             };
         }
+        if let Some(holder) = job.rare().unique.as_ref().and_then(|unique| self.holder(&unique.key, &id)) {
+            return Err(Refused::duplicate(holder));
+        }
         if !self.has_space(&job) {
             let message = "the store is full: wait until jobs are done, or raise `bytes_max`";
             return Err(Refused::new(RefusedKind::Full, message));

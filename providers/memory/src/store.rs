@@ -2,6 +2,7 @@
 
 mod claim;
 mod settle;
+mod unique;
 
 use std::{
     cmp::Reverse,
@@ -119,6 +120,10 @@ pub(crate) struct Known {
 }
 
 impl Known {
+    fn new(stored: Stored, state: State) -> Self {
+        Known { stored, state, lease: None, runs: 0, error: None, output: None, reason: None }
+    }
+
     /// Whether `job` asks for the same work.
     pub(crate) fn is(&self, job: &Job) -> bool {
         matches!(&self.stored, Stored::Job(known) if known.same_content(job))
@@ -161,6 +166,8 @@ pub(crate) struct Store {
     newest: HashMap<u64, u64>,
     known: HashMap<JobId, Known>,
     ends: VecDeque<JobId>,
+    /// By unique key.
+    unique: HashMap<String, Vec<unique::Holder>>,
     pub(crate) batches: VecDeque<(u128, Vec<Result<Enqueued, Refused>>)>,
     pub(crate) beats: HashMap<u64, (Beat, Duration)>,
 }
@@ -180,6 +187,7 @@ impl Store {
             newest: HashMap::new(),
             known: HashMap::new(),
             ends: VecDeque::new(),
+            unique: HashMap::new(),
             batches: VecDeque::new(),
             beats: HashMap::new(),
         }
@@ -208,6 +216,9 @@ impl Store {
         let state = job.initial_state(wall);
         let Some(id) = job.id.clone() else { return state };
         self.seq += 1;
+        if let Some(unique) = job.rare().unique.clone() {
+            self.take_key(id.clone(), id.clone(), unique);
+        }
         let (priority, kind, run_at) = (job.priority, job.kind.clone(), job.run_at);
         let stored = Stored::Job(Arc::new(job));
         self.bytes += stored.bytes() + OVERHEAD;
@@ -218,8 +229,7 @@ impl Store {
             stored: stored.clone(),
             record: Record::default(),
         });
-        let known = Known { stored, state, lease: None, runs: 0, error: None, output: None, reason: None };
-        self.known.insert(id, known);
+        self.known.insert(id, Known::new(stored, state));
         match run_at.filter(|_| state == State::Scheduled) {
             Some(at) => self.scheduled.insert((at, item.seq), item),
             None => self.lane(item),
@@ -272,9 +282,7 @@ impl Store {
 
 /// Notes where a job is, for those who ask by its id.
 fn mark(known: &mut HashMap<JobId, Known>, item: &Item, state: State, lease: Option<LeaseRef>) {
-    if let Stored::Job(job) = &item.stored
-        && let Some(known) = job.id.as_ref().and_then(|id| known.get_mut(id))
-    {
+    if let Some(known) = item.id().and_then(|id| known.get_mut(&id)) {
         (known.state, known.lease) = (state, lease);
     }
 }

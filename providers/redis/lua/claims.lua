@@ -1,4 +1,4 @@
--- What scripts share that touch claims: envelopes, claims, and where jobs go from there.
+-- What scripts share that touch claims: envelopes, and claims.
 
 -- Over its memory limit Redis refuses whatever may enlarge it, unless a script has written already: what settles and
 -- claims gives memory back, so it begins with a write that frees nothing.
@@ -67,7 +67,8 @@ local function wrap(raw, token, index, at)
 end
 
 -- Claims. The head: how many of its items are envelopes (the first), how many were packed, when it was claimed, and
--- whether one of them is indexed. Bit i % 8 of byte i / 8 is set while item i is open.
+-- 1 if one of them is indexed, and 2 more if one has got a unique key in this claim (which ones: the field with a `u`
+-- behind the token, in bits). Bit i % 8 of byte i / 8 is set while item i is open.
 local HEAD = '<I4I4dB'
 local HEAD_LEN = 17
 local claims = {}
@@ -104,10 +105,22 @@ local function bytes_of(claim)
   return claim.set
 end
 
+local function is_set(value, index)
+  return value and floor(value / 2 ^ (index % 8)) % 2 == 1
+end
+
 local function is_open(claim, index)
   local at = floor(index / 8) + 1
-  local value = claim.set and claim.set[at] or byte(claim.bits, at)
-  return value and floor(value / 2 ^ (index % 8)) % 2 == 1
+  return is_set(claim.set and claim.set[at] or byte(claim.bits, at), index)
+end
+
+-- Which of a claim's items got a unique key in it, as bits.
+local function keyed(claim)
+  if claim.indexed < 2 then
+    return ''
+  end
+  claim.keyed = claim.keyed or call('HGET', K .. 'claims', claim.token .. 'u') or ''
+  return claim.keyed
 end
 
 local function shut(claim, index)
@@ -127,12 +140,15 @@ end
 -- An item as an envelope.
 local function envelope_of(claim, index)
   local item = items_of(claim)[index + 1]
-  local e = index < claim.envelopes and parse(item) or nil
-  return e or wrap(item or '', claim.token, index, claim.at)
+  local e = index < claim.envelopes and parse(item) or wrap(item or '', claim.token, index, claim.at)
+  if is_set(byte(keyed(claim), floor(index / 8) + 1), index) then
+    e.mark = 'E'
+  end
+  return e
 end
 
 local function free(token)
-  call('HDEL', K .. 'claims', token, token .. 'i')
+  call('HDEL', K .. 'claims', token, token .. 'i', token .. 'u')
   call('ZREM', K .. 'leases', token)
 end
 
@@ -173,24 +189,6 @@ local function popcount(bits)
   return count
 end
 
--- An entry that was cancelled or removed while it waited has ended already: it is dropped where a claim meets it, and
--- the record of its end has its bytes from then on.
-local function dropped(e, raw)
-  local id = e and e.id or id_in(raw)
-  local mark = id and call('HGET', K .. 'marks', id)
-  if not mark then
-    return false
-  end
-  call('HDEL', K .. 'marks', id)
-  local value = call('HGET', K .. 'ends', id)
-  local record = value and cmsgpack.unpack(value)
-  if record and record[6] == '' then
-    record[6] = build(e or wrap(raw, '', 0, 0))
-    call('HSET', K .. 'ends', id, cmsgpack.pack(record))
-  end
-  return true
-end
-
 -- Writes what has changed of the claims.
 local function flush()
   for token, claim in pairs(claims) do
@@ -208,159 +206,6 @@ local function flush()
         claims[token] = false
       end
       claim.dirty = false
-    end
-  end
-end
-
-local function set_state(e, state)
-  if e.mark == 'E' then
-    call('HSET', K .. 'state', e.id, state)
-  end
-end
-
-local rings = false
-
--- Where ready jobs wait; a suspect waits for a claim of its own, as a lease that nobody holds.
-local function ready(e, in_front)
-  rings = true
-  set_state(e, 'r')
-  if e.suspect then
-    local n = call('HINCRBY', K .. 'meta', 'n', 1)
-    local claim = {
-      token = 's' .. n, envelopes = 1, packed = 1, at = 0, indexed = e.mark == 'E' and 1 or 0, bits = '\1',
-    }
-    write_claim(claim, cmsgpack.pack({ build(e) }))
-    call('ZADD', K .. 'leases', n, claim.token)
-    return
-  end
-  call('SADD', K .. 'types', e.type)
-  call(in_front and 'LPUSH' or 'RPUSH', K .. 'lane:' .. e.type, build(e))
-end
-
-local function schedule(e, at)
-  rings = true
-  set_state(e, 's')
-  call('ZADD', K .. 'due', at, build(e))
-end
-
--- How long ends stay on record that nobody asked to keep, in milliseconds; and how many ends, dead ones aside.
-local KEEP, KEEP_MAX = 3600000, 100000
-
-local function remember_end(e, state, now, reason, output, unrecorded)
-  local keep = e.keep
-  if state ~= 'done' and keep < KEEP then
-    keep = KEEP
-  end
-  if keep > 0 then
-    local record = { state, text(now), reason, output, unrecorded and '1' or '0', e.body and build(e) or '' }
-    call('HSET', K .. 'ends', e.id, cmsgpack.pack(record))
-    call('ZADD', K .. 'forget', state == 'dead' and '+inf' or text(now + keep), e.id)
-  end
-end
-
-local function finish(e, state, now, reason, output, unrecorded)
-  if e.mark == 'E' then
-    call('HDEL', K .. 'ids', e.id)
-    call('HDEL', K .. 'state', e.id)
-  end
-  remember_end(e, state, now, reason, output, unrecorded)
-  call('PUBLISH', K .. 'ended', e.id)
-end
-
--- Sets free what was leased, in its old place and with nothing spent; in the order last to first.
-local function release_all(list)
-  table.sort(list, function(a, b)
-    if a.seq ~= b.seq then
-      return a.seq > b.seq
-    end
-    return a.index > b.index
-  end)
-  for _, one in ipairs(list) do
-    ready(one.e, true)
-  end
-end
-
-local function seq_of(token)
-  return tonumber(string.match(token, '-(%d+)$')) or 0
-end
-
--- A manager is here. Where none was for two thirds of a lease, no lease is taken over for a third: those who were cut
--- off renew first. Answers the time until which none is. Not again within a lease: who comes seldom gets on, too.
-local function seen_at(now, lease, seen, hold)
-  hold = tonumber(hold) or 0
-  if seen and now - tonumber(seen) > lease * 2 / 3 and now - hold > lease then
-    hold = now + floor(lease / 3)
-    call('HSET', K .. 'meta', 'hold', hold)
-  end
-  return hold
-end
-
--- What overflow.lua took from a list's tail; see there.
-local function push_tail(list, items)
-  for from = 1, #items, 1000 do
-    call('RPUSH', list, unpack(items, from, math.min(from + 999, #items)))
-  end
-  rings = true
-end
-
-local function drop_overflow(token)
-  call('ZREM', K .. 'leases', token)
-  return call('HDEL', K .. 'overflow', token, token .. 'l') > 0
-end
-
-local function put_back(token)
-  local kept = call('HMGET', K .. 'overflow', token, token .. 'l')
-  drop_overflow(token)
-  if not kept[1] then
-    return 0
-  end
-  push_tail(kept[2], cmsgpack.unpack(kept[1]))
-  return 1
-end
-
--- The first run-out lease that has an item which fits: the claim, the item's index, and its envelope as it goes out.
--- Looks at a few claims only, at other ones each time. Cancelled items that it meets are given to `ended`.
-local LOOK = 4
-local function find_suspect(now, room, crashed, turn, ended)
-  local tokens = call('ZRANGEBYSCORE', K .. 'leases', '-inf', now, 'LIMIT', 0, LOOK)
-  if #tokens == LOOK then
-    local count = call('ZCOUNT', K .. 'leases', '-inf', now)
-    if count > LOOK and turn % 2 == 1 then
-      tokens = call('ZRANGEBYSCORE', K .. 'leases', '-inf', now, 'LIMIT', turn % count, LOOK)
-    end
-  end
-  local cancels = #tokens > 0 and call('HLEN', K .. 'cancel') > 0
-  local marks = #tokens > 0 and call('HLEN', K .. 'marks') > 0
-  for _, token in ipairs(tokens) do
-    local moving = sub(token, 1, 1) == 'o'
-    local claim = not moving and claim_of(token)
-    if moving and ended then
-      put_back(token)
-    elseif moving then
-      return true
-    elseif not claim and ended then
-      call('ZREM', K .. 'leases', token)
-    end
-    local waited = sub(token, 1, 1) == 's'
-    for index = 0, claim and #claim.bits * 8 - 1 or -1 do
-      if is_open(claim, index) then
-        local e = envelope_of(claim, index)
-        if waited and marks and ended and dropped(e) then
-          shut(claim, index)
-        elseif cancels and call('HEXISTS', K .. 'cancel', token .. '/' .. index) == 1 then
-          if ended then
-            ended(claim, index, e)
-          end
-        else
-          if not waited then
-            e.crashes = e.crashes + (e.suspect and 1 or 0)
-            e.suspect = true
-          end
-          if (e.type == '' or (room[e.type] or 0) > 0) and (e.crashes == 0 or crashed) then
-            return claim, index, e
-          end
-        end
-      end
     end
   end
 end

@@ -5,7 +5,9 @@
 --          `p`, type, how many, an envelope for each         ready jobs of one type
 --          `d`, time due, envelope                           a job for later
 --          `x`, type, id, digest, time due or 0, envelope    a job whose id is indexed
--- Answers  for each `x`: '' if it is stored now, or what is known under its id: digest, space, state; or its end
+--          `u`, the same, states, unique key                 such a job with a unique key
+-- Answers  for each `x` and `u`: '' if it is stored now, or what is known under its id: digest, space, state; or its
+--          end; or `dup`, space, the id of the job that holds its key
 local meta = call('HGET', K .. 'meta', 'oldest')
 local refused = refusal(meta)
 if refused then
@@ -21,7 +23,7 @@ end
 founded(meta)
 local now, answers, i = now_ms(), {}, 3
 
-local function store_indexed(kind, id, digest, due, item)
+local function store_indexed(kind, id, digest, due, item, states, key)
   local known = call('HGET', K .. 'ids', id)
   if known then
     return known .. ' ' .. (call('HGET', K .. 'state', id) or 'r')
@@ -29,6 +31,10 @@ local function store_indexed(kind, id, digest, due, item)
   local ended = call('HGET', K .. 'ends', id)
   if ended then
     return ended
+  end
+  local holder = key and take_key(key, tonumber(states), id, id)
+  if holder then
+    return 'dup ' .. holder
   end
   call('HSET', K .. 'ids', id, digest)
   if due > now then
@@ -58,8 +64,13 @@ while i <= #ARGV do
     call('ZADD', K .. 'due', ARGV[i + 1], ARGV[i + 2])
     i = i + 3
   else
-    answers[#answers + 1] = store_indexed(ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], tonumber(ARGV[i + 4]), ARGV[i + 5])
-    i = i + 6
+    local states, key
+    if what == 'u' then
+      states, key = ARGV[i + 6], ARGV[i + 7]
+    end
+    answers[#answers + 1] =
+      store_indexed(ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], tonumber(ARGV[i + 4]), ARGV[i + 5], states, key)
+    i = i + (key and 8 or 6)
   end
 end
 call('SET', batch, cmsgpack.pack(answers), 'PX', 120000)

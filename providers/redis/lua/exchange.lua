@@ -8,7 +8,7 @@
 --            how many claims have items that are simply done: token, bits for each;
 --            how many other settlements: token, index, verdict, time, reason, what is spent (r, c or nothing), run,
 --            type, output, keep in ms, the dead job that was handled, how, how many follow: type, time due or 0,
---            envelope for each
+--            envelope, states and unique key (or '' twice) for each
 -- Answers    { the stale ones as token/index, 1 if there may be more, how many envelopes come first, when it was
 --            claimed, bits of the open ones, the items packed }
 despite_oom()
@@ -118,12 +118,13 @@ local function settle_done(token, bits)
     claims[token] = false
     return
   end
-  local plain = claim and claim.indexed == 0 and not cancels
+  local plain = claim and claim.indexed % 2 == 0 and not cancels
   local set = plain and bytes_of(claim)
+  local keys = plain and keyed(claim)
   for i = 1, #bits do
     local done = byte(bits, i)
     local open = plain and set[i] or 0
-    if plain and bit.band(done, open) == done then
+    if plain and bit.band(done, open, 255 - (byte(keys, i) or 0)) == done then
       set[i] = open - done
       claim.dirty = true
     elseif done > 0 then
@@ -140,6 +141,28 @@ for _ = 1, tonumber(next_arg()) do
   local token = next_arg()
   settle_done(token, next_arg())
 end
+-- A job that follows from another. Nobody can be told that its unique key is held: it ends as a duplicate.
+local function follow(kind, due, item, states, key)
+  local later = due > now
+  if key ~= '' then
+    local e = parse(item)
+    local holder = take_key(key, tonumber(states), e.id, e.id)
+    if holder then
+      remember_end(e, 'cancelled', now, duplicate_of(holder), '', false)
+      call('PUBLISH', K .. 'ended', e.id)
+      return
+    end
+    set_state(e, later and 's' or 'r')
+  end
+  rings = true
+  if later then
+    call('ZADD', K .. 'due', due, item)
+  else
+    call('SADD', K .. 'types', kind)
+    call('RPUSH', K .. 'lane:' .. kind, item)
+  end
+end
+
 for _ = 1, tonumber(next_arg()) do
   local token, index = next_arg(), tonumber(next_arg())
   local s = {
@@ -152,14 +175,9 @@ for _ = 1, tonumber(next_arg()) do
     call('HSET', K .. 'handled', handled, (call('HGET', K .. 'handled', handled) or '') .. how .. '\n')
   end
   for _ = 1, tonumber(next_arg()) do
-    local kind, due, item = next_arg(), tonumber(next_arg()), next_arg()
-    if applied and due > now then
-      rings = true
-      call('ZADD', K .. 'due', due, item)
-    elseif applied then
-      rings = true
-      call('SADD', K .. 'types', kind)
-      call('RPUSH', K .. 'lane:' .. kind, item)
+    local kind, due, item, states, key = next_arg(), tonumber(next_arg()), next_arg(), next_arg(), next_arg()
+    if applied then
+      follow(kind, due, item, states, key)
     end
   end
 end
@@ -182,6 +200,7 @@ local function forget(ids)
     call('HDEL', K .. 'ends', id)
     call('HDEL', K .. 'handled', id)
     call('ZREM', K .. 'forget', id)
+    leave_key(id)
   end
 end
 if seq % 16 == 0 then
@@ -220,7 +239,7 @@ local function pop(key, most, into)
         end
         if enveloped and byte(item) == 69 then
           indexed = 1
-          call('HSET', K .. 'state', parse(item).id, 'R ' .. token .. '/' .. at)
+          call('HSET', K .. 'state', own_name(parse(item)), 'R ' .. token .. '/' .. at)
         end
         used, n, most, at = size, n + 1, most - 1, at + 1
         into[at] = item

@@ -8,13 +8,15 @@
 --                      was last here; hold: until then no lease is taken over; n: counts suspects; last:M: the
 --                      newest exchange of manager M and what it was answered, while M is alive
 --   K claims   hash    token -> head and bits of a claim: which of its items are not settled; token with an `i`
---                      behind it -> the items, packed
+--                      behind it -> the items, packed; with a `u`, bits of those that got a unique key in it
 --   K leases   zset    token -> deadline; suspects that wait for a claim of their own are here too, as `s<n>`
 --   K lane:T   list    ready jobs of type T, in envelopes; `K lane:` is of bytes whose type nobody has told
 --   K types    set     the types that have, or had, a lane
 --   K due      zset    envelope -> when it is due
 --   K ids      hash    id -> digest of the content, for ids that a caller gave and for jobs with a `keep`
---   K state    hash    id -> `r`eady, `s`cheduled or `R token/index` (running), for the same ids
+--   K state    hash    id -> `r`eady, `s`cheduled or `R token/index` (running), for the same ids and for all jobs with a
+--                      unique key
+--   K unique   hash    who holds which unique key; see unique.lua
 --   K marks    hash    id -> 1: the next entry of this id that a claim meets is dropped; it has ended already
 --   K cancel   hash    token/index -> 1: someone asked for this running job to be cancelled
 --   K ends     hash    id -> how it ended, packed

@@ -18,6 +18,7 @@ if call('HEXISTS', K .. 'ends', id) == 1 and sub(where, 1, 1) ~= 'R' then
   call('HDEL', K .. 'ends', id)
   call('HDEL', K .. 'handled', id)
   call('ZREM', K .. 'forget', id)
+  leave_key(id)
   return 1
 end
 local state = call('HGET', K .. 'state', id)
@@ -65,12 +66,11 @@ elseif where == 'w' then
 else
   return -1
 end
-if e.mark == 'E' then
-  call('HDEL', K .. 'ids', id)
-  call('HDEL', K .. 'state', id)
-end
+unindex(e)
 if order == 'cancel' then
   remember_end(e, 'cancelled', now, 'cancelled before it ran', '', false)
+elseif e.mark == 'E' then
+  leave_key(own_name(e))
 end
 call('PUBLISH', K .. 'ended', id)
 return 1

@@ -2,7 +2,8 @@
 --
 -- KEYS[1]  see head.lua
 -- ARGV     1 format, 2 id, 3 the record of its end as it was read, or '' for a scheduled one, 4 its type, 5 its digest
---          if its id is indexed, 6 its envelope (new; for a scheduled one as it is)
+--          if its id is indexed, 6 its envelope (new; for a scheduled one as it is), 7 the states and 8 the unique key that
+--          it has, or '' twice
 -- Answers  1 if it changed something
 despite_oom()
 local refused = refusal(call('HGET', K .. 'meta', 'oldest'))
@@ -20,6 +21,19 @@ if record == '' then
 end
 if call('HGET', K .. 'ends', id) ~= record then
   return 0
+end
+local e = item ~= '' and parse(item) or { mark = 'E', id = id }
+if ARGV[8] ~= '' then
+  local _, _, holder = jobs_of(ARGV[8], id)
+  if holder then
+    return 0
+  end
+  leave_key(id)
+  -- Bytes that were never given their key ask for it when they are claimed.
+  if e.mark == 'E' then
+    take_key(ARGV[8], tonumber(ARGV[7]), own_name(e), id)
+    set_state(e, 'r')
+  end
 end
 call('HDEL', K .. 'ends', id)
 call('HDEL', K .. 'handled', id)

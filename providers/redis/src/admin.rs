@@ -97,6 +97,12 @@ impl Admin for Store {
         })
     }
 
+    fn holder<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<JobId>, ProviderError>> {
+        Box::pin(async move {
+            self.holder_of(key).await.map_err(|error| self.error("asking for the holder of a key", error))
+        })
+    }
+
     fn stranded(&self) -> BoxFuture<'_, Result<Stranded, ProviderError>> {
         Box::pin(async move {
             self.goworkers_jobs(false).await.map_err(|error| self.error("looking for stranded jobs", error))
@@ -271,7 +277,7 @@ impl Store {
         call.arg(id.to_string());
         match found {
             Some(found) if matches!(found.place, Place::Due(_)) => {
-                call.arg("").arg("").arg("").arg(&found.item[..]);
+                call.arg("").arg("").arg("").arg(&found.item[..]).arg("").arg("");
             }
             Some(_) => return Ok(false),
             None => {
@@ -286,10 +292,13 @@ impl Store {
                     None => drop(call.arg("").arg("").arg("")),
                     Some(envelope) => {
                         let Some(text) = envelope.renewed(self.clock.wall()) else { return Ok(false) };
-                        let digest = envelope.any_job().filter(|_| envelope.indexed).map(|job| digest(&job));
+                        let is_indexed = envelope.indexed && envelope.is_job;
+                        let digest = envelope.any_job().filter(|_| is_indexed).map(|job| digest(&job));
                         call.arg(&envelope.kind).arg(digest.unwrap_or_default()).arg(text);
                     }
                 }
+                let (key, states) = end.key();
+                call.arg(states).arg(key);
             }
         }
         match call.send(&self.side).await? {

@@ -4,7 +4,9 @@ use bytes::Bytes;
 use ganger_core::{Ended, Handled, JobId, JobView, LeaseRef, Output, State, Timestamp, Token};
 use redis::Value;
 
-use crate::{envelope::Envelope, error::CallError, exchange::output_of, pack, store::Store};
+use crate::{
+    envelope::Envelope, error::CallError, exchange::output_of, pack, store::Store, unique::states_sum,
+};
 
 /// The end of a job.
 pub(crate) struct End {
@@ -18,6 +20,8 @@ pub(crate) struct End {
     unrecorded: bool,
     /// `None` while its entry still waits to be dropped.
     pub(crate) envelope: Option<Envelope>,
+    /// The unique key that it had, and the states in which it holds it, as a number.
+    key: Option<(String, String)>,
 }
 
 impl End {
@@ -32,8 +36,19 @@ impl End {
             output: field(3).and_then(|bytes| output_of(&bytes)),
             unrecorded: text(4)? == "1",
             envelope: field(5).and_then(|bytes| Envelope::read(&bytes)),
+            key: text(6).zip(text(7)),
             record,
         })
+    }
+
+    /// The unique key that it takes when it is retried, and the states in which it holds it, as a number; empty if none.
+    pub(crate) fn key(&self) -> (String, String) {
+        let asked = || {
+            let job = self.envelope.as_ref()?.any_job()?;
+            let unique = job.rare().unique.as_ref()?;
+            Some((unique.key.clone(), states_sum(unique).to_string()))
+        };
+        self.key.clone().or_else(asked).unwrap_or_default()
     }
 
     /// What one who waits for the job learns.

@@ -54,7 +54,7 @@ pub(crate) fn enclose(job: &mut Job, indexed: bool) -> Vec<u8> {
 /// An envelope, taken apart.
 pub(crate) struct Envelope {
     pub(crate) indexed: bool,
-    is_job: bool,
+    pub(crate) is_job: bool,
     spent: u32,
     crashes: u32,
     suspect: bool,
@@ -116,6 +116,7 @@ impl Envelope {
             crashes: self.crashes,
             suspect: self.suspect,
             cancel: false,
+            duplicate_of: None,
             attempts: std::mem::take(&mut self.attempts),
             first,
         }

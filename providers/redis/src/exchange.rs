@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use ganger_core::{
     Attempt, Entry, Exchange, Exchanged, FirstClaim, Job, LeaseRef, Leased, Output, Record, Settlement,
-    Spend, State, Timestamp, Verdict,
+    Spend, State, Timestamp, Unique, Verdict,
 };
 use redis::Value;
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,7 @@ use crate::{
     pack,
     script::{Call, EXCHANGE},
     store::Store,
+    unique::{Keyed, states_sum},
 };
 
 impl Store {
@@ -22,7 +23,9 @@ impl Store {
     pub(crate) async fn exchange(&self, give: &Exchange) -> Result<Exchanged, CallError> {
         let answer = self.exchange_call(give).send(&self.work).await?;
         self.keeps.forget(give.settle.iter().map(|one| one.lease));
-        self.read_answer(give, answer)
+        let (mut exchanged, keyed) = self.read_answer(give, answer)?;
+        self.mark_duplicates(give.token, keyed, &mut exchanged.leased).await?;
+        Ok(exchanged)
     }
 
     fn exchange_call(&self, give: &Exchange) -> Call {
@@ -67,6 +70,7 @@ impl Store {
     }
 
     fn add_settlement(&self, call: &mut Call, settlement: &Settlement, keep: u64) {
+        let duplicate;
         let (verdict, at, reason) = match &settlement.verdict {
             Verdict::Done => ("done", None, ""),
             Verdict::Retry { at } | Verdict::Park { until: Some(at) } => ("at", Some(*at), ""),
@@ -74,6 +78,10 @@ impl Store {
             Verdict::Release => ("release", None, ""),
             Verdict::Park { until: None } => ("park", None, ""),
             Verdict::Cancelled => ("cancelled", None, ""),
+            Verdict::Duplicate { of } => {
+                duplicate = Unique::duplicate_of(of);
+                ("cancelled", None, duplicate.as_str())
+            }
             Verdict::Expired => ("expired", None, ""),
         };
         let spend = match settlement.spend {
@@ -108,13 +116,18 @@ impl Store {
             let wall = self.clock.wall();
             job.accept(wall);
             let due = job.run_at.filter(|_| job.initial_state(wall) == State::Scheduled);
+            let unique = job.rare().unique.clone();
             call.arg(job.kind.as_str())
                 .arg(due.map_or(0, Timestamp::as_millis))
-                .arg(enclose(&mut job, false));
+                .arg(enclose(&mut job, unique.is_some()));
+            match unique {
+                Some(unique) => call.arg(states_sum(&unique)).arg(unique.key),
+                None => call.arg("").arg(""),
+            };
         }
     }
 
-    fn read_answer(&self, give: &Exchange, answer: Value) -> Result<Exchanged, CallError> {
+    fn read_answer(&self, give: &Exchange, answer: Value) -> Result<(Exchanged, Vec<Keyed>), CallError> {
         let strange = || CallError::Strange("the form of an exchange's answer");
         let Value::Array(fields) = answer else { return Err(strange()) };
         let Ok([stale, more, envelopes, at, open, packed]) = <[Value; 6]>::try_from(fields) else {
@@ -137,14 +150,21 @@ impl Store {
             .collect::<Result<Vec<_>, _>>()?;
         let claim =
             Claim { give, envelopes: u32::try_from(envelopes).unwrap_or(0), at: Timestamp::from_millis(at) };
-        let leased = self.read_claim(&claim, &open, Bytes::from(packed))?;
-        Ok(Exchanged { stale, leased, more: more == 1 })
+        let (leased, keyed) = self.read_claim(&claim, &open, Bytes::from(packed))?;
+        Ok((Exchanged { stale, leased, more: more == 1 }, keyed))
     }
 
-    fn read_claim(&self, claim: &Claim<'_>, open: &[u8], packed: Bytes) -> Result<Vec<Leased>, CallError> {
+    /// What was leased, and those of it that want a unique key.
+    fn read_claim(
+        &self,
+        claim: &Claim<'_>,
+        open: &[u8],
+        packed: Bytes,
+    ) -> Result<(Vec<Leased>, Vec<Keyed>), CallError> {
         if packed.is_empty() {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), Vec::new()));
         }
+        let mut keyed = Vec::new();
         let items = pack::texts(&packed).ok_or(CallError::Strange("a claim that is not packed as one"))?;
         let mut leased = Vec::with_capacity(items.len());
         for (index, range) in items {
@@ -157,20 +177,22 @@ impl Store {
             leased.push(match envelope {
                 Some(mut envelope) => {
                     let record = envelope.record(lease, claim.at);
-                    let entry = envelope.entry();
-                    if let Entry::Raw(raw) = &entry {
-                        self.keeps.note(lease, raw);
+                    if !envelope.is_job {
+                        self.keeps.note(lease, &envelope.body);
+                        keyed.extend(Keyed::look(leased.len(), &envelope.body, Some(&envelope)));
                     }
+                    let entry = envelope.entry();
                     Leased { index, entry, record }
                 }
                 None => {
                     self.keeps.note(lease, &bytes);
+                    keyed.extend(Keyed::look(leased.len(), &bytes, None));
                     let first = Some(FirstClaim { lease, at: claim.at });
                     Leased { index, entry: Entry::Raw(bytes), record: Record { first, ..Record::default() } }
                 }
             });
         }
-        Ok(leased)
+        Ok((leased, keyed))
     }
 }
 

@@ -21,6 +21,7 @@ mod scan;
 mod script;
 mod sink;
 mod store;
+mod unique;
 
 pub use config::{Lists, RedisConfig, WeightedList};
 pub use provider::RedisProvider;

@@ -32,6 +32,7 @@ impl Provider for RedisProvider {
     const CAPABILITIES: Capabilities = Capabilities {
         filter: true,
         schedule: true,
+        unique: true,
         repeat: true,
         follow: true,
         sink: true,

@@ -174,7 +174,7 @@ impl Store {
     ) -> Result<(), CallError> {
         let cancels: HashSet<String> = self.names("HKEYS", "cancel").await?.into_iter().collect();
         let mut claims = self.pairs("claims", 20).await?;
-        let heads: Vec<String> = claims.keys().filter(|name| !name.ends_with('i')).cloned().collect();
+        let heads: Vec<String> = claims.keys().filter(|name| !name.ends_with(['i', 'u'])).cloned().collect();
         for token in heads {
             let Some(head) = claims.get(&token).and_then(Head::read) else { continue };
             let packed = claims.remove(&format!("{token}i")).unwrap_or_default();

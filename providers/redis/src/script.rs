@@ -25,13 +25,15 @@ macro_rules! script {
     };
 }
 
-script!(EXCHANGE, "head.lua", "claims.lua", "exchange.lua");
-script!(RENEW, "head.lua", "claims.lua", "renew.lua");
-script!(PEEK, "head.lua", "claims.lua", "peek.lua");
-script!(ENQUEUE, "head.lua", "enqueue.lua");
-script!(ORDER, "head.lua", "claims.lua", "order.lua");
-script!(OVERFLOW, "head.lua", "claims.lua", "overflow.lua");
-script!(RETRY, "head.lua", "claims.lua", "retry.lua");
+script!(EXCHANGE, "head.lua", "claims.lua", "unique.lua", "moves.lua", "exchange.lua");
+script!(RENEW, "head.lua", "claims.lua", "unique.lua", "moves.lua", "renew.lua");
+script!(PEEK, "head.lua", "claims.lua", "unique.lua", "moves.lua", "peek.lua");
+script!(ENQUEUE, "head.lua", "claims.lua", "unique.lua", "enqueue.lua");
+script!(DUPLICATES, "head.lua", "claims.lua", "unique.lua", "duplicates.lua");
+script!(HOLDER, "head.lua", "claims.lua", "unique.lua", "holder.lua");
+script!(ORDER, "head.lua", "claims.lua", "unique.lua", "moves.lua", "order.lua");
+script!(OVERFLOW, "head.lua", "claims.lua", "unique.lua", "moves.lua", "overflow.lua");
+script!(RETRY, "head.lua", "claims.lua", "unique.lua", "moves.lua", "retry.lua");
 script!(RECOVER, "head.lua", "recover.lua");
 
 /// A script call, packed once and sent as often as needed.

@@ -17,6 +17,7 @@ use crate::{
     error::CallError,
     script::{Call, ENQUEUE},
     store::Store,
+    unique::states_sum,
 };
 
 /// So many jobs, or bytes, are stored by one call.
@@ -127,7 +128,12 @@ impl Parts<'_> {
         if is_indexed {
             part.indexed.push(place);
             let id = job.id.as_ref().map(ToString::to_string);
-            part.call.arg("x").arg(job.kind.as_str()).arg(id).arg(digest(job)).arg(at).arg(text);
+            let unique = job.rare().unique.as_ref();
+            part.call.arg(if unique.is_some() { "u" } else { "x" });
+            part.call.arg(job.kind.as_str()).arg(id).arg(digest(job)).arg(at).arg(text);
+            if let Some(unique) = unique {
+                part.call.arg(states_sum(unique)).arg(&unique.key);
+            }
         } else if due != Due::Now {
             part.call.arg("d").arg(at).arg(text);
         } else {
@@ -156,7 +162,8 @@ impl Store {
         let mut parts = Parts { store: self, token: batch.token, parts: Vec::new(), run: Default::default() };
         let mut indexed = HashMap::new();
         for (place, mut job) in batch.jobs.into_iter().enumerate() {
-            let is_indexed = job.id.is_some() || job.rare().keep.is_some();
+            let rare = job.rare();
+            let is_indexed = job.id.is_some() || rare.keep.is_some() || rare.unique.is_some();
             // Made from the batch's token, so that the same batch again has the same ids.
             job.id.get_or_insert_with(|| id_in_batch(batch.token, place));
             let (answer, text) = prepare(&mut job, is_indexed, wall);
@@ -355,6 +362,10 @@ fn judge_known(answer: &mut Answer, job: &Job, known: Vec<u8>) {
         ))
     };
     let text = std::str::from_utf8(&known).ok().and_then(|text| text.split_once(' '));
+    if let Some(holder) = text.and_then(|(word, id)| (word == "dup").then(|| id.parse().ok()).flatten()) {
+        *answer = Err(Refused::duplicate(holder));
+        return;
+    }
     *answer = match text.filter(|(of, _)| of.bytes().all(|byte| byte.is_ascii_hexdigit())) {
         Some((of, state)) => is_same(of == digest(job), indexed_state(state)),
         None => match End::read(known.into()) {

@@ -70,10 +70,11 @@ impl Store {
 
     /// Leases what the room allows: one suspect alone, or ready jobs.
     fn claim(&mut self, give: &Exchange, now: Duration, wall: Timestamp) {
-        let slots = match self.next_suspect(&give.room, now) {
+        let mut slots: Vec<Slot> = match self.next_suspect(&give.room, now) {
             Some(suspect) => self.take_suspect(suspect).map(Slot::Item).into_iter().collect(),
             None => self.take_ready(give.room.clone()),
         };
+        self.look_for_duplicates(give.token, wall, &mut slots);
         for (index, slot) in (0..).zip(&slots) {
             if let Slot::Item(item) = slot {
                 mark(&mut self.known, item, State::Running, Some(LeaseRef { token: give.token, index }));

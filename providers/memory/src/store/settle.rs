@@ -3,7 +3,8 @@
 use std::{collections::HashSet, time::Duration};
 
 use ganger_core::{
-    ATTEMPTS_MAX, Beat, Hold, Job, JobId, LeaseRef, Settlement, Spend, State, Timestamp, Token, Verdict,
+    ATTEMPTS_MAX, Beat, Hold, Job, JobId, LeaseRef, Settlement, Spend, State, Timestamp, Token, Unique,
+    Verdict,
 };
 
 use super::{ENDS_MAX, End, Item, Known, OVERHEAD, Slot, Store, Stored, mark};
@@ -46,6 +47,10 @@ impl Store {
             Verdict::Dead { reason } => {
                 self.end(*item, End { output, reason: Some(reason.clone()), ..End::of(State::Dead) })
             }
+            Verdict::Duplicate { of } => {
+                let reason = Some(Unique::duplicate_of(of));
+                self.end(*item, End { reason, ..End::of(State::Cancelled) })
+            }
             end => self.end(*item, End { output, unrecorded, ..End::of(end.state()) }),
         }
         if !cancelled {
@@ -59,8 +64,12 @@ impl Store {
     /// Adds a job that follows from another, unless its id is known already.
     fn follow(&mut self, mut job: Job, wall: Timestamp) {
         let id = job.accept(wall).clone();
-        if !self.known.contains_key(&id) {
-            self.add(job, wall);
+        if self.known.contains_key(&id) {
+            return;
+        }
+        match job.rare().unique.as_ref().and_then(|unique| self.holder(&unique.key, &id)) {
+            None => drop(self.add(job, wall)),
+            Some(of) => self.end_as_duplicate(job, &of),
         }
     }
 
@@ -74,7 +83,13 @@ impl Store {
         let End { state, reason, output, unrecorded } = end;
         let raw = matches!(item.stored, Stored::Raw(_));
         let runs = item.record.next_run() - 1 + u32::from(unrecorded);
-        let Some(id) = item.id().filter(|_| !raw || state == State::Dead) else { return };
+        let Some(id) = item.id() else { return };
+        let kept = !raw || state == State::Dead || reason.is_some();
+        self.has_ended(&id, &item.stored, kept.then_some(state));
+        if !kept {
+            self.known.remove(&id);
+            return;
+        }
         if raw {
             self.bytes += item.stored.bytes() + OVERHEAD;
         }
@@ -92,6 +107,7 @@ impl Store {
         let Some(id) = self.ends.pop_front() else { return false };
         if let Some(known) = self.known.remove(&id) {
             self.bytes = self.bytes.saturating_sub(known.stored.bytes() + OVERHEAD);
+            self.has_ended(&id, &known.stored, None);
         }
         true
     }

@@ -55,6 +55,7 @@ fn verdict(verdict: &Verdict) -> String {
         Verdict::Park { until: None } => "parked".into(),
         Verdict::Park { until: Some(at) } => format!("parked until {at}"),
         Verdict::Cancelled => "cancelled".into(),
+        Verdict::Duplicate { of } => format!("cancelled as a duplicate of {of}"),
         Verdict::Expired => "expired".into(),
     }
 }
