@@ -10,6 +10,8 @@ pub(crate) enum CallError {
     Redis(RedisError),
     /// Nothing came in time: whether it was carried out is unknown.
     Late,
+    /// A connection with TLS was not made in time.
+    Silent,
     /// Only so many replicas have what was written.
     TooFewReplicas(i64),
     /// It is not on the server's disk yet.
@@ -46,7 +48,7 @@ impl CallError {
                     // A server that became a replica: its name may lead to the new master.
                     || error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
             }
-            CallError::Late => true,
+            CallError::Late | CallError::Silent => true,
             CallError::TooFewReplicas(_)
             | CallError::NotSynced
             | CallError::Strange(_)
@@ -85,6 +87,12 @@ impl CallError {
         let what = format!("redis at {server}: {doing}");
         match &self {
             CallError::Late => return ProviderError::transient(format!("{what}: no answer in time")),
+            CallError::Silent => {
+                return ProviderError::transient(format!(
+                    "{what}: no TLS connection in time: a port that speaks no TLS stays silent (`redis://` in place of \
+                     `rediss://` is plain), and so does one that is out of reach"
+                ));
+            }
             CallError::Closed => return ProviderError::transient(format!("{what}: the provider is closed")),
             CallError::TooFewReplicas(have) => {
                 return ProviderError::transient(format!(

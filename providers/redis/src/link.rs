@@ -33,16 +33,20 @@ pub(crate) struct Server {
     handle: Handle,
     /// The address, for messages; without credentials.
     pub(crate) name: String,
+    /// Whether TLS is spoken to it.
+    tls: bool,
 }
 
 impl Server {
     /// On the runtime that this is called on.
     pub(crate) fn new(client: Client) -> Self {
-        let name = match client.get_connection_info().addr() {
+        let address = client.get_connection_info().addr();
+        let tls = matches!(address, ConnectionAddr::TcpTls { .. });
+        let name = match address {
             ConnectionAddr::Unix(path) => path.display().to_string(),
             other => other.to_string(),
         };
-        Server { client, handle: Handle::current(), name }
+        Server { client, handle: Handle::current(), name, tls }
     }
 
     pub(crate) fn handle(&self) -> &Handle {
@@ -73,6 +77,7 @@ impl Server {
         connect: impl Future<Output = Result<T, RedisError>> + Send + 'static,
     ) -> Result<T, CallError> {
         match self.handle.spawn(timeout(CONNECT_LIMIT * 2, connect)).await {
+            Ok(Ok(Err(error))) if self.tls && error.is_timeout() => Err(CallError::Silent),
             Ok(Ok(connection)) => Ok(connection?),
             Ok(Err(_)) => Err(CallError::Late),
             Err(_) => Err(CallError::Closed),

@@ -139,6 +139,16 @@ fn a_server_that_asks_for_a_certificate_is_shown_one() {
 }
 
 #[test]
+fn tls_at_a_port_that_speaks_none_says_what_is_likely_wrong() {
+    ganger_conformance::run(async {
+        let plain = Redis::start(RedisOptions::default());
+        let error = fault(json!({"url": format!("rediss://{}", plain.address())})).await;
+        assert_eq!(error.severity(), Severity::Transient, "it may be out of reach: {error}");
+        assert!(error.to_string().contains("`redis://`"), "{error}");
+    });
+}
+
+#[test]
 fn a_user_with_rights_on_the_lists_and_on_gangers_keys_alone_works_in_a_database_of_its_own() {
     ganger_conformance::run(async {
         let redis = durable();
