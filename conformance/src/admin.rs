@@ -50,7 +50,10 @@ pub async fn retrying_a_dead_cancelled_or_expired_job_makes_it_ready_with_its_bu
         let mut later = Jobs::one("later");
         later.run_at = Some(Timestamp::now().plus(LONG));
         let later = manager.enqueue(vec![later]).await;
+        assert!(admin.show(&later[0]).await.unwrap().unwrap().run_at.is_some());
         assert_eq!(order(&admin, Order::Retry, &later).await, 1);
+        let view = admin.show(&later[0]).await.unwrap().unwrap();
+        assert_eq!((view.state, view.run_at), (State::Ready, None), "it waits for no time any more");
         assert_eq!(manager.await_claim(room_for_any(1), LONG).await[0].label(), "later");
     }
 }

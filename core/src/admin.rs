@@ -156,7 +156,7 @@ pub struct JobView {
     pub retrying: bool,
     /// Whether someone has asked for it to be cancelled.
     pub cancel: bool,
-    /// When it is due.
+    /// When it is due, while it is scheduled.
     pub run_at: Option<Timestamp>,
     /// When it ended.
     pub ended_at: Option<Timestamp>,

@@ -189,7 +189,10 @@ fn views(db: &Connection, clause: &Clause, limit: usize) -> Result<Vec<JobView>,
             crashes: record.crashes,
             retrying: state == State::Scheduled && record.spent + record.crashes > 0,
             cancel: record.cancel,
-            run_at: due.map(Timestamp::from_millis).or(job.as_ref().and_then(|job| job.run_at)),
+            run_at: due
+                .map(Timestamp::from_millis)
+                .or(job.as_ref().and_then(|job| job.run_at))
+                .filter(|_| state == State::Scheduled),
             ended_at: state.is_end().then(|| Timestamp::from_millis(changed)),
             holder: holder
                 .filter(|_| state == State::Running)
