@@ -232,6 +232,50 @@ fn off_loopback_an_intake_needs_a_token() {
 }
 
 #[test]
+fn two_that_would_listen_on_one_address_are_named() {
+    insta::assert_snapshot!(
+        "one_address",
+        said(
+            "a.toml",
+            r#"stats_port = ":8081"
+[[providers]]
+http = { listen_on = "127.0.0.1:8081" }
+[[providers]]
+http = { name = "second", listen_on = "localhost:8082" }
+[[providers]]
+http = { name = "third", listen_on = "0.0.0.0:8082", token = "t" }
+[[providers]]
+http = { name = "any", listen_on = "127.0.0.1:0" }
+[[providers]]
+http = { name = "any-2", listen_on = "127.0.0.1:0" }
+"#
+        )
+    );
+}
+
+#[test]
+fn a_variable_that_is_not_there_is_told_once() {
+    insta::assert_snapshot!("unset", said("a.toml", "grace = \"${XYZZYPLUGHQ}\"\n"));
+}
+
+#[test]
+fn a_set_up_that_could_not_work_is_refused_before_anything_runs() {
+    for (text, why) in [
+        (
+            r#"{"workers":[{"http":{"allow":["10.0.0.0/8"]}}]}"#,
+            "worker `http`: `allow` has no effect without",
+        ),
+        (r#"{"workers":[{"http":{"guard":true,"allow":["10.0.0.0/99"]}}]}"#, "10.0.0.0/99"),
+        (r#"{"workers":[{"http":{"guard":true,"proxy":"http://p:1"}}]}"#, "exclude each other"),
+        (r#"{"workers":[{"http":{"proxy":"nonsense"}}]}"#, "`proxy`"),
+        (r#"{"workers":[{"cli":{"max_crashes":0}}]}"#, "dead at its first crash"),
+    ] {
+        let said = said("a.json", text);
+        assert!(said.contains(why), "{text}: {said}");
+    }
+}
+
+#[test]
 fn b9_a_worker_that_could_not_work_is_refused_before_anything_runs() {
     for (text, why) in [
         (r#"{"workers":[{"cil":{}}]}"#, "did you mean `cli`"),

@@ -1,4 +1,6 @@
-//! What entries say of each other: names that must differ, and names that must be there.
+//! What entries say of each other: names and addresses that must differ, and names that must be there.
+
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::{
     Config, SourceOptions, WorkerEntry, can_sink,
@@ -29,6 +31,39 @@ fn differ<'a>(what: &str, entries: impl Iterator<Item = (&'a str, &'a Span)>, pr
         }
         seen.push(name);
     }
+}
+
+/// Two cannot listen on one address. Where one of them did not ask for it, it gives way, with a warning.
+pub(super) fn check_addresses(config: &Config, problems: &mut Vec<Problem>) {
+    let stats = config.stats.listen.as_deref().filter(|_| config.stats.configured);
+    let mut taken: Vec<(String, (IpAddr, u16))> =
+        stats.and_then(address).map(|address| ("`stats_port`".to_owned(), address)).into_iter().collect();
+    for source in config.sources.iter().filter(|source| source.configured) {
+        let listen_on = source.options.get("listen_on").and_then(|value| value.as_str());
+        let Some(at) = listen_on.and_then(address) else { continue };
+        if let Some((first, _)) = taken.iter().find(|(_, other)| collide(*other, at)) {
+            let message = format!("`{}` listens on {}:{}, and so does {first}", source.name, at.0, at.1);
+            problems
+                .push(Problem::at(source.span.clone(), message).help("give one of them another `listen_on`"));
+        }
+        taken.push((format!("`{}`", source.name), at));
+    }
+}
+
+/// The address and port of `host:port`, `:port` or `port`; `None` for a name, which is looked up when it is bound,
+/// and for a port that the system chooses.
+fn address(text: &str) -> Option<(IpAddr, u16)> {
+    let (host, port) = text.trim().rsplit_once(':').unwrap_or(("", text.trim()));
+    let host = match host.trim_matches(['[', ']']) {
+        "" | "localhost" => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        host => host.parse().ok()?,
+    };
+    port.parse().ok().filter(|port| *port != 0).map(|port| (host, port))
+}
+
+fn collide(one: (IpAddr, u16), other: (IpAddr, u16)) -> bool {
+    let all = one.0.is_unspecified() || other.0.is_unspecified();
+    one.1 == other.1 && (one.0 == other.0 || all && one.0.is_ipv4() == other.0.is_ipv4())
 }
 
 /// A sink that is named must be there, take jobs in, and not lead back to where the jobs came from.

@@ -180,10 +180,11 @@ impl Reader<'_> {
         for (key, value) in [("workers", generic.workers), ("max_crashes", generic.max_crashes)] {
             if value == 0 {
                 let span = raw.options.at(&[key.to_owned()]).span.clone();
-                let problem = Problem::at(span, format!("`{key}` must be 1 or more"));
-                self.problems.push(
-                    problem.help(format!("leave the whole entry out if no {} is wanted", raw.place.noun())),
-                );
+                let help = match key {
+                    "workers" => format!("leave the whole entry out if no {} is wanted", raw.place.noun()),
+                    _ => "with 1, a job is dead at its first crash".to_owned(),
+                };
+                self.problems.push(Problem::at(span, format!("`{key}` must be 1 or more")).help(help));
             }
         }
         if generic.timeout.is_some_and(|limit| limit.get().is_zero()) {

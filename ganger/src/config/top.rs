@@ -4,7 +4,7 @@ use ganger_core::{ByteSize, Period, Registry, Secret};
 
 use super::{
     Config, DEFAULT_CONFIG,
-    check::{check_names, check_sinks},
+    check::{check_addresses, check_names, check_sinks},
     entry::{Place, Reader},
     error::{Problem, suggest},
     interpolate::{Environment, interpolate},
@@ -45,13 +45,21 @@ pub(super) fn read(
     })?;
     let (mut problems, mut secrets) = (Vec::new(), Vec::new());
     interpolate(&mut root, &Environment, &mut problems);
+    let unfilled: Vec<Span> = problems.iter().filter_map(|problem| problem.span.clone()).collect();
     let mut top =
         Top { config: empty(), problems, lenient, registry, secrets: &mut secrets, last_key: Vec::new() };
     top.read(&root);
     let Top { config, mut problems, .. } = top;
+    // What a variable would have held fits nothing while it is not there.
+    let mut told = 0;
+    problems.retain(|problem| {
+        told += 1;
+        told <= unfilled.len() || !problem.span.as_ref().is_some_and(|span| unfilled.contains(span))
+    });
     if problems.is_empty() {
         check_names(&config, &mut problems);
         check_sinks(&config, &mut problems);
+        check_addresses(&config, &mut problems);
     }
     if !problems.is_empty() {
         problems.sort_by_key(|problem| problem.span.as_ref().map_or(0, |span| span.start));

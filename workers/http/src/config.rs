@@ -3,14 +3,16 @@
 use std::path::PathBuf;
 
 use ganger_core::{ByteSize, OUTPUT_MAX, Period, Secret};
+use hyper::header::HeaderValue;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
-use crate::Statuses;
+use crate::{Statuses, client::Proxy, guard::Guard};
 
 /// Options of an `http` worker.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+// `remote` names what is derived, so that reading it by `Deserialize` can check it as well.
+#[serde(default, deny_unknown_fields, remote = "Self")]
 pub struct HttpConfig {
     /// Refuse private and other special addresses (loopback, link-local, the cloud's metadata service): for jobs
     /// that come from people who are not trusted with this machine's network.
@@ -38,6 +40,31 @@ pub struct HttpConfig {
     pub user_agent: String,
     /// What becomes of a job with a param that is not known: `refuse` makes it dead, `ignore` runs it.
     pub unknown_params: UnknownParams,
+}
+
+impl<'de> Deserialize<'de> for HttpConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let config = HttpConfig::deserialize(deserializer)?;
+        config.fault().map_or(Ok(config), |why| Err(serde::de::Error::custom(why)))
+    }
+}
+
+impl HttpConfig {
+    /// What of it cannot work, as far as it shows without opening anything.
+    pub(crate) fn fault(&self) -> Option<String> {
+        if !self.allow.is_empty() && !self.guard {
+            return Some("`allow` has no effect without `guard = true`".to_owned());
+        }
+        if self.guard && self.proxy.is_some() {
+            let why = "`guard` and `proxy` exclude each other: the proxy connects, so only it can check the address";
+            return Some(why.to_owned());
+        }
+        if HeaderValue::from_str(&self.user_agent).is_err() {
+            return Some("`user_agent` has a line break or control character in it".to_owned());
+        }
+        let proxy = self.proxy.as_ref().and_then(|proxy| Proxy::new(proxy.reveal()).err());
+        proxy.or_else(|| Guard::new(&self.allow).err())
+    }
 }
 
 /// What becomes of a job with a param that is not known.

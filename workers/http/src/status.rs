@@ -60,9 +60,10 @@ impl FromStr for Statuses {
         }
         match trimmed.split_once('-') {
             None => code(trimmed).map(|code| Statuses::range(code, code)),
-            Some((first, last)) => {
-                code(first).zip(code(last)).map(|(first, last)| Statuses::range(first, last))
-            }
+            Some((first, last)) => code(first)
+                .zip(code(last))
+                .filter(|(first, last)| first <= last)
+                .map(|(first, last)| Statuses::range(first, last)),
         }
         .ok_or_else(fail)
     }
@@ -117,7 +118,18 @@ mod tests {
         assert!(read("201").unwrap().has(201));
         assert!(read(r#""4xx""#).unwrap().has(404));
         assert!(!read("[]").unwrap().has(200));
-        for wrong in ["99", "1000", r#""0xx""#, r#""20""#, r#""200-""#, r#""abc""#, "true", "{}", "-200"] {
+        for wrong in [
+            "99",
+            "1000",
+            r#""0xx""#,
+            r#""20""#,
+            r#""200-""#,
+            r#""abc""#,
+            r#""204-200""#,
+            "true",
+            "{}",
+            "-200",
+        ] {
             assert!(read(wrong).is_err(), "{wrong}");
         }
     }

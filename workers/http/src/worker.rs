@@ -45,19 +45,13 @@ impl Worker for Http {
     }
 
     async fn share(config: HttpConfig, cx: &WorkerContext) -> Result<HttpShared, WorkerError> {
-        let fail = |why: String| WorkerError::new(format!("worker `{}`: {why}", cx.name));
-        if !config.allow.is_empty() && !config.guard {
-            return Err(fail("`allow` has no effect without `guard = true`".to_owned()));
+        let fail = |why: String| WorkerError::new(why);
+        if let Some(why) = config.fault() {
+            return Err(fail(why));
         }
         let guard = config.guard.then(|| Guard::new(&config.allow)).transpose().map_err(fail)?;
         let proxy =
             config.proxy.as_ref().map(|proxy| Proxy::new(proxy.reveal())).transpose().map_err(fail)?;
-        if guard.is_some() && proxy.is_some() {
-            return Err(fail(
-                "`guard` and `proxy` exclude each other: the proxy connects, so only it can check the address"
-                    .to_owned(),
-            ));
-        }
         let ca = config.ca_file.as_deref().map(read_certificates).transpose().map_err(fail)?;
         let user_agent = HeaderValue::from_str(&config.user_agent)
             .map_err(|_| fail("`user_agent` has a line break or control character in it".to_owned()))?;

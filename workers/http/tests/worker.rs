@@ -19,7 +19,10 @@ use tokio::{
 };
 
 async fn worker(config: Value) -> Result<Http, WorkerError> {
-    let config: HttpConfig = serde_json::from_value(config).unwrap();
+    started(serde_json::from_value(config).unwrap()).await
+}
+
+async fn started(config: HttpConfig) -> Result<Http, WorkerError> {
     let cx =
         WorkerContext { name: "http".into(), slots: 4, sinks: Arc::new(NoSinks), run: Secret::new("run") };
     let shared = Http::share(config, &cx).await?;
@@ -353,13 +356,16 @@ async fn a_config_that_cannot_work_stops_the_start() {
         (json!({"guard": true, "allow": ["10.0.0.0/99"]}), "10.0.0.0/99"),
         (json!({"guard": true, "proxy": "http://p/"}), "exclude"),
         (json!({"proxy": "socks5://p/"}), "proxy"),
-        (json!({"ca_file": "/no/such/file.pem"}), "/no/such/file.pem"),
         (json!({"user_agent": "a\nb"}), "user_agent"),
     ];
     for (config, names) in wrong {
-        let error = worker(config.clone()).await.err().unwrap().to_string();
-        assert!(error.contains(names), "{config}: {error}");
+        let error = PLUGIN.check(&config).unwrap_err();
+        assert!(error.message.contains(names), "{config}: {error}");
     }
+    let open = HttpConfig { allow: vec!["10.0.0.0/8".into()], ..HttpConfig::default() };
+    assert!(started(open).await.err().unwrap().to_string().contains("guard"));
+    let error = worker(json!({"ca_file": "/no/such/file.pem"})).await.err().unwrap().to_string();
+    assert!(error.contains("/no/such/file.pem"), "{error}");
     let error = PLUGIN.check(&json!({"garde": true})).unwrap_err();
     assert!(error.message.contains("garde"), "{error}");
     PLUGIN.check(&json!({"retry_on": [500, "4xx"], "output_max": "2MiB"})).unwrap();
