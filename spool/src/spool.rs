@@ -250,7 +250,10 @@ fn canonical(path: &Path, existing_only: bool) -> Result<PathBuf, ProviderError>
         ))),
         Ok(path) => Ok(path),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && existing_only => {
-            Err(ProviderError::transient(format!("job store `{}` does not exist", path.display())))
+            Err(ProviderError::transient(format!(
+                "job store `{}` does not exist: `ganger run` and `ganger enqueue` make one, `-c` names another config",
+                path.display()
+            )))
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let folder =

@@ -42,12 +42,7 @@ impl Store {
             clock: Arc::new(SystemClock::new()),
             existing_only: access == Access::Existing,
         };
-        Store::opening(&entry.name, open(cx)).await.map_err(|failure| match access {
-            Access::Existing => {
-                failure.help("name another config with `-c`; `ganger enqueue` and `ganger run` make a store")
-            }
-            Access::Create => failure,
-        })
+        Store::opening(&entry.name, open(cx)).await
     }
 
     /// Waits until it is open, but not for ever.

@@ -2,7 +2,9 @@
 
 use std::env;
 
-use comfy_table::{Attribute, Cell, CellAlignment, ColumnConstraint, ContentArrangement, Table, presets};
+use comfy_table::{
+    Attribute, Cell, CellAlignment, ColumnConstraint, ContentArrangement, Table, Width, presets,
+};
 
 use super::failure::Failure;
 use super::out::{Out, one_line};
@@ -12,15 +14,29 @@ pub(crate) struct Rows {
     table: Table,
     right: Vec<usize>,
     whole: Vec<usize>,
+    /// How wide each column's widest cell is, without its heading.
+    widest: Vec<usize>,
+    is_terminal: bool,
 }
+
+/// A column of a terminal's table is not made narrower than this: the terminal breaks what is too wide for it, which
+/// reads better than columns of single letters.
+const NARROWEST: usize = 10;
+
+/// The space after each column.
+const GAP: u16 = 2;
 
 impl Rows {
     /// A table with these headings.
     pub(crate) fn new(out: &Out, headings: &[&str]) -> Self {
+        Rows::shaped(out.is_terminal, terminal_width(), headings)
+    }
+
+    fn shaped(is_terminal: bool, width: Option<u16>, headings: &[&str]) -> Self {
         let mut table = Table::new();
         table.load_style(presets::NOTHING);
-        let bold = out.is_terminal && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        table.set_content_arrangement(match out.is_terminal {
+        let bold = is_terminal && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        table.set_content_arrangement(match is_terminal {
             true => ContentArrangement::Dynamic,
             // Whoever reads a pipe wants whole lines.
             false => ContentArrangement::Disabled,
@@ -28,9 +44,7 @@ impl Rows {
         if !bold {
             table.force_no_tty();
         }
-        if out.is_terminal
-            && let Some(width) = terminal_width()
-        {
+        if is_terminal && let Some(width) = width {
             table.set_width(width);
         }
         let heading = |text: &&str| {
@@ -38,7 +52,8 @@ impl Rows {
             if bold { cell.add_attribute(Attribute::Bold) } else { cell }
         };
         table.set_header(headings.iter().map(heading));
-        Rows { table, right: Vec::new(), whole: Vec::new() }
+        let widest = vec![0; headings.len()];
+        Rows { table, right: Vec::new(), whole: Vec::new(), widest, is_terminal }
     }
 
     /// Columns of numbers, by their places.
@@ -55,7 +70,11 @@ impl Rows {
 
     /// Adds a row.
     pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        self.table.add_row(cells.into_iter().map(|text| Cell::new(one_line(&text))));
+        let cells: Vec<String> = cells.into_iter().map(|text| one_line(&text)).collect();
+        for (widest, text) in self.widest.iter_mut().zip(&cells) {
+            *widest = (*widest).max(text.chars().count());
+        }
+        self.table.add_row(cells);
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -63,23 +82,31 @@ impl Rows {
     }
 
     /// Prints it; nothing if it has no rows.
-    pub(crate) fn print(mut self, out: &mut Out) -> Result<(), Failure> {
+    pub(crate) fn print(self, out: &mut Out) -> Result<(), Failure> {
+        self.lines().into_iter().try_for_each(|line| out.line(line))
+    }
+
+    fn lines(mut self) -> Vec<String> {
         if self.is_empty() {
-            return Ok(());
+            return Vec::new();
         }
         for (at, column) in self.table.column_iter_mut().enumerate() {
-            column.set_padding((0, 2));
-            if self.whole.contains(&at) {
+            column.set_padding((0, GAP));
+            let widest = self.widest.get(at).copied().unwrap_or_default();
+            if self.is_terminal && widest == 0 {
+                // Its room is for the others.
+                column.set_constraint(ColumnConstraint::Hidden);
+            } else if self.whole.contains(&at) {
                 column.set_constraint(ColumnConstraint::ContentWidth);
+            } else {
+                let least = widest.min(NARROWEST) as u16 + GAP;
+                column.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(least)));
             }
             if self.right.contains(&at) {
                 column.set_cell_alignment(CellAlignment::Right);
             }
         }
-        for line in self.table.lines() {
-            out.line(line.trim_end())?;
-        }
-        Ok(())
+        self.table.lines().map(|line| line.trim_end().to_owned()).collect()
     }
 }
 
@@ -130,6 +157,30 @@ pub(crate) fn took(nanos: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn jobs(is_terminal: bool, width: u16) -> Vec<String> {
+        let mut rows =
+            Rows::shaped(is_terminal, Some(width), &["id", "state", "type", "name", "what"]).whole(&[0, 1]);
+        let id = "01a20f50-72d9-75a2-aefd-3f1b136fc8b1";
+        rows.row([id, "done", "http", "the deferred one", ""].map(str::to_owned));
+        rows.lines()
+    }
+
+    #[test]
+    fn a_narrow_terminal_breaks_lines_rather_than_words() {
+        for width in [40, 80, 200] {
+            let lines = jobs(true, width);
+            assert!(lines[1].contains("01a20f50-72d9-75a2-aefd-3f1b136fc8b1  done   http"), "{lines:#?}");
+            assert!(lines.iter().any(|line| line.contains("deferred")), "{lines:#?}");
+            assert!(lines.len() <= 4, "{lines:#?}");
+        }
+    }
+
+    #[test]
+    fn a_column_with_nothing_in_it_is_left_out_on_a_terminal_and_stays_for_programs() {
+        assert!(!jobs(true, 80)[0].contains("WHAT"));
+        assert!(jobs(false, 80)[0].contains("WHAT"));
+    }
 
     #[test]
     fn numbers_read_well() {

@@ -5,6 +5,8 @@ use std::io::{self, IsTerminal};
 use ganger_core::Report;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::cli::table::counted;
+
 /// How far the work is.
 pub(super) struct Progress {
     bar: ProgressBar,
@@ -28,9 +30,9 @@ impl Progress {
 
     /// The work begins.
     pub(super) fn begin(&self, total: u64) {
-        self.bar.set_style(style("{bar:20} {human_pos}/{human_len} jobs · {wide_msg}"));
-        self.bar.set_length(total);
         self.bar.reset();
+        self.bar.set_length(total);
+        self.bar.set_style(style("{bar:20} {human_pos}/{human_len} jobs · {wide_msg}"));
     }
 
     /// Says how it stands.
@@ -39,9 +41,10 @@ impl Progress {
         let ended = sum(|figures| figures.done + figures.dead + figures.cancelled + figures.expired);
         self.bar.set_position(ended.min(self.bar.length().unwrap_or(u64::MAX)));
         let running: u64 = report.pools.values().map(|pool| u64::from(pool.busy)).sum();
-        let rate: f64 = report.rate_by_type.values().sum();
-        let failed = sum(|figures| figures.failed);
-        self.bar.set_message(format!("{rate:.0} a second · {running} running · {failed} failed runs"));
+        // No types at all add up to -0.
+        let rate = report.rate_by_type.values().sum::<f64>() + 0.0;
+        let failed = counted(sum(|figures| figures.failed), "failed run");
+        self.bar.set_message(format!("{rate:.0} a second · {running} running · {failed}"));
     }
 
     /// Prints something without spoiling the bar.
