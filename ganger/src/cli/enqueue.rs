@@ -8,8 +8,8 @@ use std::{
 
 use anstream::eprintln;
 use ganger_core::{
-    Batch, Catalog, Enqueued, JOB_BYTES_MAX, Job, JobId, Period, Refused, Severity, Sink, State, Timestamp,
-    canonical_kind, name_fault,
+    Batch, Catalog, Enqueued, JOB_BYTES_MAX, Job, JobId, Period, Refused, RefusedKind, Severity, Sink, State,
+    Timestamp, canonical_kind, name_fault,
 };
 use serde_json::{json, value::RawValue};
 
@@ -101,7 +101,7 @@ pub(crate) async fn run(cx: &Context, args: Args, out: &mut Out) -> Result<Exit,
     })?;
     note_unknown(&config, &job.kind);
     let store = Store::open(&config, args.to.as_deref(), Access::Create).await?;
-    let stored = put_one(&store, job).await?;
+    let stored = put_one(&store, job, args.json, out).await?;
     let exit = match args.wait {
         true => wait(&store, &stored.id, args.json, out).await?,
         false => {
@@ -213,11 +213,18 @@ fn note_unknown(config: &Config, kind: &str) {
     eprintln!("note: no worker here does type `{kind}` ({help}): the job waits until some ganger does");
 }
 
-async fn put_one(store: &Store, job: Job) -> Result<Enqueued, Failure> {
+async fn put_one(store: &Store, job: Job, json: bool, out: &mut Out) -> Result<Enqueued, Failure> {
     let sink = store.sink()?;
     let answers = put(store, &*sink, vec![job]).await?;
     match answers.into_iter().next() {
         Some(Ok(stored)) => Ok(stored),
+        Some(Err(Refused { message, holder: Some(holder), .. })) => {
+            if json {
+                out.json(&json!({ "error": message, "holder": holder }))?;
+            }
+            let help = format!("`ganger job wait {holder}` waits for that one");
+            Err(Failure::new(Exit::Refused, message).help(help))
+        }
         Some(Err(refused)) => Err(Failure::new(Exit::Refused, refused.message)),
         None => Err(Failure::new(
             Exit::Unreachable,
@@ -336,7 +343,7 @@ pub(crate) async fn put_lines(
     sink: &Arc<dyn Sink>,
     lines: Vec<Line>,
     tally: &mut Tally,
-    mut tell: impl FnMut(u64, &Result<Enqueued, String>) -> Result<(), Failure>,
+    mut tell: impl FnMut(u64, &Result<Enqueued, Refused>) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let (mut jobs, mut numbers, mut told) = (Vec::new(), Vec::new(), Vec::new());
     for line in lines {
@@ -345,12 +352,11 @@ pub(crate) async fn put_lines(
                 jobs.push(job);
                 numbers.push(line.number);
             }
-            Err(why) => told.push((line.number, Err(why))),
+            Err(why) => told.push((line.number, Err(Refused::new(RefusedKind::Malformed, why)))),
         }
     }
     if !jobs.is_empty() {
         let answers = put(store, &**sink, jobs).await?;
-        let answers = answers.into_iter().map(|answer| answer.map_err(|refused| refused.message));
         told.extend(numbers.into_iter().zip(answers));
         told.sort_by_key(|(number, _)| *number);
     }
@@ -385,9 +391,12 @@ async fn many(config: &Config, catalog: Catalog, args: &Args, out: &mut Out) -> 
                 &json!({ "line": line, "id": stored.id, "state": stored.state, "existed": stored.existed }),
             ),
             (Ok(_), false) => Ok(()),
-            (Err(why), true) => out.json(&json!({ "line": line, "error": why })),
-            (Err(why), false) => {
-                eprintln!("line {line}: {}", super::out::one_line(why));
+            (Err(Refused { message, holder: Some(holder), .. }), true) => {
+                out.json(&json!({ "line": line, "error": message, "holder": holder }))
+            }
+            (Err(refused), true) => out.json(&json!({ "line": line, "error": refused.message })),
+            (Err(refused), false) => {
+                eprintln!("line {line}: {}", super::out::one_line(&refused.message));
                 Ok(())
             }
         });

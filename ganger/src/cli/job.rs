@@ -320,32 +320,63 @@ pub(super) async fn order(
     }
     let changed = if count == 0 { 0 } else { store.ask(admin.order(order, &filter)).await? };
     let is_whole = changed as usize >= selection.ids().len();
-    let named = if is_whole { Vec::new() } else { states_of(&store, &admin, selection.ids()).await? };
+    let named = if is_whole { Vec::new() } else { passed(&store, &admin, selection.ids()).await? };
     store.close().await;
     if selection.json {
-        let named: Vec<_> = named.iter().map(|(id, state)| json!({ "id": id, "state": state })).collect();
+        let named: Vec<_> = named.iter().map(Passed::json).collect();
         out.json(&json!({ "changed": changed, "now": named }))?;
     } else {
         out.line(format!("{} {done}", counted(changed, "job")))?;
-        for (id, state) in &named {
-            match state {
-                None => out.line(format!("{id}: not known (any more)"))?,
-                Some(state) => out.line(format!("{id}: is {state} now"))?,
-            }
+        named.iter().try_for_each(|passed| out.line(passed.text()))?;
+        if order == Order::Retry && selection.ids().is_empty() && changed < count {
+            out.line(format!(
+                "{} left as they were: other jobs hold their `unique` keys, or they have moved on",
+                counted(count - changed, "job")
+            ))?;
         }
     }
     Ok(if is_whole { Exit::Ok } else { Exit::No })
 }
 
-/// How named jobs are now, where the order did not fit all of them.
-async fn states_of(
-    store: &Store,
-    admin: &Arc<dyn Admin>,
-    ids: &[JobId],
-) -> Result<Vec<(JobId, Option<State>)>, Failure> {
-    let mut states = Vec::with_capacity(ids.len());
-    for id in ids {
-        states.push((id.clone(), store.ask(admin.show(id)).await?.map(|view| view.state)));
+/// A named job as it is now, where the order did not fit all of them.
+struct Passed {
+    id: JobId,
+    state: Option<State>,
+    /// The job that holds its unique key, where it has ended.
+    holder: Option<JobId>,
+}
+
+impl Passed {
+    fn text(&self) -> String {
+        let Passed { id, state, holder } = self;
+        match (state, holder) {
+            (None, _) => format!("{id}: not known (any more)"),
+            (Some(state), None) => format!("{id}: is {state} now"),
+            (Some(state), Some(holder)) => {
+                format!("{id}: is {state} now, and job {holder} holds its `unique` key")
+            }
+        }
     }
-    Ok(states)
+
+    fn json(&self) -> serde_json::Value {
+        let mut json = json!({ "id": self.id, "state": self.state });
+        if let Some(holder) = &self.holder {
+            json["holder"] = json!(holder);
+        }
+        json
+    }
+}
+
+async fn passed(store: &Store, admin: &Arc<dyn Admin>, ids: &[JobId]) -> Result<Vec<Passed>, Failure> {
+    let mut passed = Vec::with_capacity(ids.len());
+    for id in ids {
+        let view = store.ask(admin.show(id)).await?;
+        let ended = view.as_ref().filter(|view| view.state.is_end()).and_then(|view| view.job.as_ref());
+        let holder = match ended.and_then(|job| job.rare().unique.as_ref()) {
+            Some(unique) => store.ask(admin.holder(&unique.key)).await?.filter(|holder| holder != id),
+            None => None,
+        };
+        passed.push(Passed { id: id.clone(), state: view.map(|view| view.state), holder });
+    }
+    Ok(passed)
 }

@@ -143,7 +143,9 @@ async fn load(
                     known.insert(stored.id.clone());
                 }
                 Ok(_) => {}
-                Err(why) => progress.aside(|| eprintln!("{}:{line}: {}", file.display(), one_line(why))),
+                Err(why) => {
+                    progress.aside(|| eprintln!("{}:{line}: {}", file.display(), one_line(&why.message)))
+                }
             }
             Ok(())
         })

@@ -1,7 +1,7 @@
 //! Stored jobs as people and programs read them.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use ganger_core::{Attempt, JobView, State, Timestamp};
+use ganger_core::{Attempt, JobView, State, Timestamp, Unique};
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -120,6 +120,12 @@ pub(crate) fn shortened(text: &str, max: usize) -> String {
     }
 }
 
+/// A unique key, and when it is held.
+fn unique_text(unique: &Unique) -> String {
+    let states: Vec<&str> = unique.states.iter().map(|state| state.as_str()).collect();
+    format!("{} while {}", unique.key, states.join(", "))
+}
+
 /// One stored job with all that is known of it.
 pub(crate) fn print_view(out: &mut Out, view: &JobView) -> Result<(), Failure> {
     let mut field = |name: &str, value: Option<String>| match value.filter(|value| !value.is_empty()) {
@@ -142,6 +148,7 @@ pub(crate) fn print_view(out: &mut Out, view: &JobView) -> Result<(), Failure> {
     field("retries", Some(format!("{}{retries}", view.spent)))?;
     field("crashes", (view.crashes > 0).then(|| view.crashes.to_string()))?;
     field("params", job.map(|job| job.params_text().to_owned()))?;
+    field("unique", job.and_then(|job| job.rare().unique.as_ref()).map(unique_text))?;
     for (key, value) in job.map(|job| job.rare().headers.as_slice()).unwrap_or_default() {
         field("header", Some(format!("{key}: {value}")))?;
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use ganger_core::{Malformed, Refused, RefusedKind};
+use ganger_core::{JobId, Malformed, Refused, RefusedKind};
 use http_body_util::Full;
 use hyper::{
     Response, StatusCode,
@@ -34,11 +34,13 @@ pub(crate) struct Refusal {
     pub position: Option<(usize, usize)>,
     /// When to come again.
     pub retry_after: Option<Duration>,
+    /// Of a duplicate: the job that holds its unique key.
+    pub holder: Option<JobId>,
 }
 
 impl Refusal {
     pub(crate) fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Refusal { status, message: message.into(), position: None, retry_after: None }
+        Refusal { status, message: message.into(), position: None, retry_after: None, holder: None }
     }
 
     /// No room now: come again.
@@ -65,7 +67,7 @@ impl Refusal {
             RefusedKind::Full => StatusCode::INSUFFICIENT_STORAGE,
         };
         let retry_after = (refused.kind == RefusedKind::Full).then_some(Duration::from_secs(5));
-        Refusal { retry_after, ..Refusal::new(status, refused.message) }
+        Refusal { retry_after, holder: refused.holder, ..Refusal::new(status, refused.message) }
     }
 
     /// The refusal as the answer to a request.
@@ -80,7 +82,7 @@ impl Refusal {
     /// The refusal as JSON, without its status.
     pub(crate) fn body(&self) -> RefusalBody<'_> {
         let (line, column) = self.position.unzip();
-        RefusalBody { error: &self.message, line, column }
+        RefusalBody { error: &self.message, line, column, holder: self.holder.as_ref() }
     }
 }
 
@@ -92,6 +94,8 @@ pub(crate) struct RefusalBody<'a> {
     line: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     column: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    holder: Option<&'a JobId>,
 }
 
 /// A JSON answer.

@@ -125,7 +125,7 @@ async fn bad_input_gets_a_clear_answer() {
         (deep.as_bytes(), 400, "nested deeper"),
         (b"{\"type\":\"nobody\"}", 422, "there is disk, http, shell"),
         (b"{\"type\":\"failure_handler.http\"}", 422, "ganger's own"),
-        (b"{\"type\":\"http\",\"unique\":{\"key\":\"k\"}}", 422, "`unique`"),
+        (b"{\"type\":\"http\",\"limit\":{\"key\":\"k\"}}", 422, "`limit`"),
     ];
     for (body, status, says) in cases {
         let reply = house.post("/job/add", body).await;
@@ -145,6 +145,23 @@ async fn bad_input_gets_a_clear_answer() {
     assert_eq!(house.post("/other", JOB).await.status, 404);
     let get = house.get("/job/add").await;
     assert_eq!((get.status, get.header("allow")), (405, "POST, PUT"));
+}
+
+#[tokio::test]
+async fn a_duplicate_is_told_who_holds_its_key() {
+    let house = open(json!({})).await;
+    let job = |id: &str| format!(r#"{{"type":"http","id":"{id}","unique":{{"key":"k"}}}}"#);
+    assert_eq!(house.post("/job/add?wait=false", job("first")).await.status, 202);
+    let reply = house.post("/job/add?wait=false", job("second")).await;
+    assert_eq!(reply.status, 409);
+    assert!(reply.error().contains("job first holds"), "{}", reply.error());
+    assert_eq!(reply.json()["holder"], "first");
+    assert_eq!(house.post("/job/add?wait=false", job("first")).await.status, 202, "no duplicate of itself");
+    let many = house.post("/job/add", format!("[{},{JOB}]", job("third"))).await;
+    let lines: Vec<serde_json::Value> =
+        many.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((&lines[0]["status"], &lines[0]["holder"]), (&json!(409), &json!("first")));
+    assert!(lines[1]["id"].is_string(), "{lines:?}");
 }
 
 #[tokio::test]
