@@ -82,41 +82,37 @@ impl CallError {
         matches!(self, CallError::Redis(error) if error.detail().is_some_and(|detail| detail.contains(words)))
     }
 
+    /// Why, in words, where it is not Redis that says so; all of it may pass.
+    fn of_ours(&self) -> Option<String> {
+        Some(match self {
+            CallError::Late => "no answer in time".to_owned(),
+            CallError::Silent => {
+                "no TLS connection in time: a port that speaks no TLS stays silent (`redis://` in place of `rediss://` \
+                 is plain), and so does one that is out of reach"
+                    .to_owned()
+            }
+            CallError::Closed => "the provider is closed".to_owned(),
+            CallError::TooFewReplicas(have) => format!(
+                "it is stored, but {have} replicas have it only, fewer than the option `replicas` asks for"
+            ),
+            CallError::NotSynced => "it is stored, but not on the server's disk yet".to_owned(),
+            CallError::Strange(why) => format!("an answer that ganger does not know: {why}"),
+            CallError::Disk(_) | CallError::Redis(_) => return None,
+        })
+    }
+
     /// The same for the manager: what failed, on what, why, and whether trying again can help.
     pub(crate) fn at(self, server: &str, doing: &str) -> ProviderError {
         let what = format!("redis at {server}: {doing}");
-        match &self {
-            CallError::Late => return ProviderError::transient(format!("{what}: no answer in time")),
-            CallError::Silent => {
-                return ProviderError::transient(format!(
-                    "{what}: no TLS connection in time: a port that speaks no TLS stays silent (`redis://` in place of \
-                     `rediss://` is plain), and so does one that is out of reach"
-                ));
-            }
-            CallError::Closed => return ProviderError::transient(format!("{what}: the provider is closed")),
-            CallError::TooFewReplicas(have) => {
-                return ProviderError::transient(format!(
-                    "{what}: it is stored, but {have} replicas have it only, fewer than the option `replicas` asks for"
-                ));
-            }
-            CallError::NotSynced => {
-                return ProviderError::transient(format!(
-                    "{what}: it is stored, but not on the server's disk yet"
-                ));
-            }
-            CallError::Strange(why) => {
-                return ProviderError::transient(format!(
-                    "{what}: an answer that ganger does not know: {why}"
-                ));
-            }
-            CallError::Disk(error) => {
-                let message = format!("{what}: what is on disk: {error}");
-                return match error.severity() {
-                    Severity::Transient => ProviderError::transient(message),
-                    Severity::Fatal => ProviderError::fatal(message),
-                };
-            }
-            CallError::Redis(_) => {}
+        if let Some(why) = self.of_ours() {
+            return ProviderError::transient(format!("{what}: {why}"));
+        }
+        if let CallError::Disk(error) = &self {
+            let message = format!("{what}: what is on disk: {error}");
+            return match error.severity() {
+                Severity::Transient => ProviderError::transient(message),
+                Severity::Fatal => ProviderError::fatal(message),
+            };
         }
         if let Some("GANGERFORMAT") = self.code() {
             let CallError::Redis(error) = self else { return ProviderError::transient(what) };
