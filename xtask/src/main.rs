@@ -55,5 +55,8 @@ fn main() -> ExitCode {
 
 /// The workspace's root: where cargo says that this crate's parent is.
 fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap_or_else(|_| PathBuf::from("."))
+    // Cargo's word at this run: a target folder may be shared with another copy of the repository.
+    let manifest =
+        std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    PathBuf::from(manifest).join("..").canonicalize().unwrap_or_else(|_| PathBuf::from("."))
 }
