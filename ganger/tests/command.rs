@@ -120,7 +120,7 @@ fn each_kind_of_bad_job_is_told_with_its_line_and_disturbs_no_other() {
     line(format!("{{\"type\":\"cli\",\"params\":\"{}\"}}", "x".repeat(64 << 20)).as_bytes());
     line(b"{\"type\":\"cli\",\"name\":\"a\0b\"}");
     line(br#"{"type":"cli","Type":"http"}"#);
-    line(br#"{"type":"cli","params":{"command":"true"},"unique":{"key":"a"}}"#);
+    line(br#"{"type":"cli","params":{"command":"true"},"limit":{"key":"a"}}"#);
     line(br#"{"type":"failure_handler.cli"}"#);
     line(br#"{"type":"cli","unheard_of":{"a":1},"params":{"command":"true"}}"#);
     line(good);

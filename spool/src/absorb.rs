@@ -1,6 +1,6 @@
 //! Rows that other programs inserted into `jobs` become jobs.
 
-use ganger_core::{Job, JobId, Timestamp, name_fault};
+use ganger_core::{Job, JobId, RefusedKind, Timestamp, name_fault};
 use rusqlite::types::ValueRef;
 use serde_json::value::RawValue;
 
@@ -106,6 +106,10 @@ impl Arrival {
         let fault = match &self.job {
             Ok(job) => match enqueue::enqueue_one(tx, job)? {
                 Ok(_) => return Ok(()),
+                Err(refused) if refused.kind == RefusedKind::Duplicate => {
+                    tx.next_at(self.seq);
+                    return enqueue::end_as_duplicate(tx, job, &refused);
+                }
                 Err(refused) => refused.message,
             },
             Err(fault) => fault.clone(),

@@ -3,10 +3,10 @@
 use compact_str::CompactString;
 use ganger_core::{
     Admin, Batch, Beat, BoxFuture, Count, Ended, Enqueued, Filter, JobId, JobView, Order, Page,
-    ProviderError, Refused, Sink, State,
+    ProviderError, Refused, Sink, State, Timestamp,
 };
 
-use crate::{list, order, read::Look, source::Source};
+use crate::{list, order, read::Look, source::Source, unique};
 
 impl Sink for Source {
     fn enqueue(&self, batch: Batch) -> BoxFuture<'_, Result<Vec<Result<Enqueued, Refused>>, ProviderError>> {
@@ -84,6 +84,15 @@ impl Admin for Source {
             self.absorb().await?;
             let id = id.clone();
             self.spool.readers.run(Look::Short, move |db| list::show(db, &id)).await
+        })
+    }
+
+    fn holder<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<JobId>, ProviderError>> {
+        Box::pin(async move {
+            self.absorb().await?;
+            let key = key.to_owned();
+            let now = Timestamp::now().as_millis();
+            self.spool.readers.run(Look::Short, move |db| unique::holder(db, &key, "", now)).await
         })
     }
 

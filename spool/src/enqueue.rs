@@ -11,6 +11,7 @@ use crate::{
     read,
     row::{self, COLUMNS, INSERT, INSERT_RARE, Row},
     tx::{Place, Tx},
+    unique,
 };
 
 /// What the store can do for a job.
@@ -18,7 +19,7 @@ pub const CAPABILITIES: Capabilities = Capabilities {
     filter: true,
     schedule: true,
     priority: true,
-    unique: false,
+    unique: true,
     limit: false,
     after: false,
     repeat: true,
@@ -93,15 +94,16 @@ pub(crate) fn enqueue_one(tx: &mut Tx<'_>, job: &Job) -> Result<Result<Enqueued,
         return Ok(Err(refused));
     }
     let id = job.id.clone().unwrap_or_default();
-    let seq = tx.next_seq()?;
-    let lane = tx.lane(job.queue(), &job.kind)?;
-    let stored = row::insert(&mut tx.db.prepare_cached(INSERT)?, seq, lane, tx.now, job)?;
-    if !stored {
-        return existing(tx, id, job);
+    if let Some(unique) = &job.rare().unique {
+        let text = id.to_string();
+        if tx.number("SELECT seq FROM job WHERE id = ?1", [&text])?.is_some() {
+            return existing(tx, id, job);
+        }
+        if let Some(holder) = unique::holder(tx.db, &unique.key, &text, tx.now)? {
+            return Ok(Err(Refused::duplicate(holder)));
+        }
     }
-    if let Some(values) = row::rare_values(seq, job) {
-        tx.run(INSERT_RARE, values)?;
-    }
+    let Some((seq, lane)) = write_row(tx, job)? else { return existing(tx, id, job) };
     let state = job.initial_state(Timestamp::from_millis(tx.now));
     match job.run_at {
         Some(at) if state == State::Scheduled => tx.put_due(seq, at.as_millis())?,
@@ -111,6 +113,28 @@ pub(crate) fn enqueue_one(tx: &mut Tx<'_>, job: &Job) -> Result<Result<Enqueued,
         }
     }
     Ok(Ok(Enqueued { id, existed: false, state }))
+}
+
+/// Writes a job that is open and listed nowhere yet: its place in the order, and its lane. `None` where its id is taken.
+fn write_row(tx: &mut Tx<'_>, job: &Job) -> Result<Option<(i64, i64)>, StoreError> {
+    let seq = tx.next_seq()?;
+    let lane = tx.lane(job.queue(), &job.kind)?;
+    if !row::insert(&mut tx.db.prepare_cached(INSERT)?, seq, lane, tx.now, job)? {
+        return Ok(None);
+    }
+    if let Some(values) = row::rare_values(seq, job) {
+        tx.run(INSERT_RARE, values)?;
+    }
+    Ok(Some((seq, lane)))
+}
+
+/// Keeps on record that a job was not run, since another one holds its key: there is nobody to be refused.
+pub(crate) fn end_as_duplicate(tx: &mut Tx<'_>, job: &Job, refused: &Refused) -> Result<(), StoreError> {
+    let Some((seq, _)) = write_row(tx, job)? else { return Ok(()) };
+    match tx.place(seq)? {
+        Some(place) => tx.end(&place, State::Cancelled, Some(&refused.message)),
+        None => Ok(()),
+    }
 }
 
 /// The id is taken: by the same job, or by another.

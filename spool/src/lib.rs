@@ -26,6 +26,7 @@ mod settle;
 mod source;
 mod spool;
 mod tx;
+mod unique;
 mod wait;
 mod watch;
 mod writer;

@@ -1,11 +1,12 @@
 //! Orders: retry, cancel, remove.
 
-use ganger_core::{FailureRecord, Filter, JobId, Order, State};
+use ganger_core::{FailureRecord, Filter, JobId, Order, State, Unique};
 
 use crate::{
     error::StoreError,
     list,
     tx::{OPEN, Place, Tx, end_code},
+    unique,
 };
 
 /// How many jobs one transaction of an order looks at.
@@ -42,7 +43,7 @@ fn retry(tx: &mut Tx<'_>, mut place: Place) -> Result<bool, StoreError> {
             return Ok(false);
         }
     } else {
-        if place.state == end_code(State::Done) {
+        if place.state == end_code(State::Done) || is_duplicate(tx, place.seq)? {
             return Ok(false);
         }
         (place.spent, place.crashes, place.suspect) = (0, 0, false);
@@ -55,6 +56,18 @@ fn retry(tx: &mut Tx<'_>, mut place: Place) -> Result<bool, StoreError> {
     )?;
     tx.put_ready(&place)?;
     Ok(true)
+}
+
+/// Whether another job holds its unique key by now.
+fn is_duplicate(tx: &Tx<'_>, seq: i64) -> Result<bool, StoreError> {
+    let (id, text) = tx
+        .db
+        .prepare_cached("SELECT id, \"unique\" FROM job WHERE seq = ?1")?
+        .query_row([seq], |row| Ok((row.get::<_, String>(0)?, row.get::<_, Option<String>>(1)?)))?;
+    let Some(unique) = text.and_then(|text| serde_json::from_str::<Unique>(&text).ok()) else {
+        return Ok(false);
+    };
+    Ok(unique::holder(tx.db, &unique.key, &id, tx.now)?.is_some())
 }
 
 /// Asks for a job to be cancelled; `false` when it had ended or is not known.

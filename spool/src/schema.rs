@@ -13,7 +13,7 @@ use crate::error::StoreError;
 const APPLICATION_ID: i64 = 0x4741_4e47;
 
 /// What takes a file from each format to the next, from the empty file on.
-pub(crate) const MIGRATIONS: &[&str] = &[include_str!("../sql/0001.sql")];
+pub(crate) const MIGRATIONS: &[&str] = &[include_str!("../sql/0001.sql"), include_str!("../sql/0002.sql")];
 
 /// The log goes into the file after so many pages.
 pub(crate) const CHECKPOINT: u32 = 2000;
@@ -198,6 +198,8 @@ mod tests {
     /// A format that may come after this one.
     const NEXT: &str = "ALTER TABLE job ADD COLUMN colour TEXT; UPDATE job SET colour = 'red'";
 
+    const OURS: i64 = MIGRATIONS.len() as i64;
+
     fn next() -> Vec<&'static str> {
         MIGRATIONS.iter().copied().chain([NEXT]).collect()
     }
@@ -217,7 +219,7 @@ mod tests {
         let (_dir, path) = file();
         let db = open_writer(&path, true).unwrap();
         migrate(&db, MIGRATIONS).unwrap();
-        assert_eq!(version(&db), 1);
+        assert_eq!(version(&db), OURS);
         db.execute("INSERT INTO jobs (type) VALUES ('test')", []).unwrap();
         db.execute_batch(
             "INSERT INTO lane VALUES (1, 'default', 'test'); INSERT INTO job (seq, lane, state, changed, priority, rare, \
@@ -227,7 +229,7 @@ mod tests {
         drop(db);
         let db = open_writer(&path, true).unwrap();
         migrate(&db, &next()).unwrap();
-        assert_eq!(version(&db), 2);
+        assert_eq!(version(&db), OURS + 1);
         let colour: String =
             db.query_row("SELECT colour FROM job WHERE id = 'a'", [], |row| row.get(0)).unwrap();
         assert_eq!(colour, "red");
@@ -242,7 +244,7 @@ mod tests {
         migrate(&db, MIGRATIONS).unwrap();
         let broken: Vec<&str> = next().into_iter().chain(["CREATE TABLE job (x)"]).collect();
         assert!(migrate(&db, &broken).is_err());
-        assert_eq!(version(&db), 1);
+        assert_eq!(version(&db), OURS);
         assert!(db.prepare("SELECT colour FROM job").is_err());
     }
 
@@ -252,16 +254,17 @@ mod tests {
         let db = open_writer(&path, true).unwrap();
         migrate(&db, &next()).unwrap();
         // The new format says that programs of the one before may use it.
-        assert_eq!(check(&db, 1).unwrap(), 2);
+        assert_eq!(check(&db, MIGRATIONS.len()).unwrap() as i64, OURS + 1);
         migrate(&db, MIGRATIONS).unwrap();
-        assert_eq!(version(&db), 2, "the older program leaves the newer format alone");
-        let mut known = 1;
+        assert_eq!(version(&db), OURS + 1, "the older program leaves the newer format alone");
+        let mut known = OURS;
         recheck(&db, &mut known).unwrap();
-        assert_eq!(known, 2);
-        db.execute("UPDATE meta SET value = 2 WHERE key = 'oldest'", []).unwrap();
-        let error = check(&db, 1).unwrap_err().to_string();
-        assert!(error.contains("its format is 2, and this ganger knows formats up to 1"), "{error}");
-        let mut known = 1;
+        assert_eq!(known, OURS + 1);
+        db.execute("UPDATE meta SET value = ?1 WHERE key = 'oldest'", [OURS + 1]).unwrap();
+        let error = check(&db, MIGRATIONS.len()).unwrap_err().to_string();
+        let told = format!("its format is {}, and this ganger knows formats up to {OURS}", OURS + 1);
+        assert!(error.contains(&told), "{error}");
+        let mut known = OURS;
         assert!(recheck(&db, &mut known).is_err(), "also a program that has the file open learns it");
     }
 

@@ -1,8 +1,8 @@
 //! Verdicts: what becomes of leased jobs.
 
 use ganger_core::{
-    ATTEMPTS_MAX, Attempt, Handled, Job, JobId, LeaseRef, Output, Refused, Settlement, SettlementMore, Spend,
-    State, Timestamp, Token, Unique, Verdict,
+    ATTEMPTS_MAX, Attempt, Handled, Job, JobId, LeaseRef, Output, Refused, RefusedKind, Settlement,
+    SettlementMore, Spend, State, Timestamp, Token, Unique, Verdict,
 };
 use rusqlite::OptionalExtension;
 
@@ -11,7 +11,7 @@ use crate::{
     enqueue,
     error::StoreError,
     row::attempts,
-    tx::{OPEN, Tx},
+    tx::{OPEN, Place, Tx},
 };
 
 /// Applies settlements; answers those whose lease is lost, and the jobs that [`end_done`] is to end.
@@ -92,20 +92,32 @@ fn settle_one(tx: &mut Tx<'_>, seq: i64, settlement: &Settlement) -> Result<(), 
     if settlement.spend != Spend::Nothing {
         tx.run("UPDATE job SET spent = ?2, crashes = ?3 WHERE seq = ?1", (seq, place.spent, place.crashes))?;
     }
+    let follow = settlement.more.as_ref().map_or(&[][..], |more| &more.follow);
+    // Read now: a job whose end is not kept is gone afterwards.
+    let parent = match follow {
+        [] => String::new(),
+        _ => tx.db.query_row("SELECT id FROM job WHERE seq = ?1", [seq], |row| row.get(0))?,
+    };
     if let Some(more) = &settlement.more {
         keep_more(tx, seq, more)?;
     }
-    if place.cancel && settlement.verdict != Verdict::Done {
-        return tx.end(&place, State::Cancelled, Some("cancelled while it ran"));
+    apply(tx, &place, &settlement.verdict)?;
+    // Last: what follows may have the unique key that its parent had.
+    self::follow(tx, &parent, follow)
+}
+
+fn apply(tx: &mut Tx<'_>, place: &Place, verdict: &Verdict) -> Result<(), StoreError> {
+    if place.cancel && *verdict != Verdict::Done {
+        return tx.end(place, State::Cancelled, Some("cancelled while it ran"));
     }
-    match &settlement.verdict {
-        Verdict::Done => tx.end(&place, State::Done, None),
-        Verdict::Dead { reason } => tx.end(&place, State::Dead, Some(reason)),
-        Verdict::Cancelled => tx.end(&place, State::Cancelled, Some("cancelled")),
-        Verdict::Duplicate { of } => tx.end(&place, State::Cancelled, Some(&Unique::duplicate_of(of))),
-        Verdict::Expired => tx.end(&place, State::Expired, Some("not started in time")),
-        Verdict::Release | Verdict::Park { until: None } => tx.put_ready(&place),
-        Verdict::Retry { at } | Verdict::Park { until: Some(at) } => tx.put_due(seq, at.as_millis()),
+    match verdict {
+        Verdict::Done => tx.end(place, State::Done, None),
+        Verdict::Dead { reason } => tx.end(place, State::Dead, Some(reason)),
+        Verdict::Cancelled => tx.end(place, State::Cancelled, Some("cancelled")),
+        Verdict::Duplicate { of } => tx.end(place, State::Cancelled, Some(&Unique::duplicate_of(of))),
+        Verdict::Expired => tx.end(place, State::Expired, Some("not started in time")),
+        Verdict::Release | Verdict::Park { until: None } => tx.put_ready(place),
+        Verdict::Retry { at } | Verdict::Park { until: Some(at) } => tx.put_due(place.seq, at.as_millis()),
     }
 }
 
@@ -123,9 +135,6 @@ fn keep_more(tx: &mut Tx<'_>, seq: i64, more: &SettlementMore) -> Result<(), Sto
             "INSERT OR REPLACE INTO output VALUES (?1, ?2, ?3, ?4, ?5)",
             (seq, bytes, *cut as i64, *cut_at as i64, content_type.as_deref()),
         )?;
-    }
-    if !more.follow.is_empty() {
-        follow(tx, seq, &more.follow)?;
     }
     match &more.handled {
         Some(handled) => note_handled(tx, handled),
@@ -147,16 +156,19 @@ pub(crate) fn append_attempt(
 }
 
 /// Jobs that become real together with the settlement.
-fn follow(tx: &mut Tx<'_>, parent: i64, jobs: &[Job]) -> Result<(), StoreError> {
-    let id: String = tx.db.query_row("SELECT id FROM job WHERE seq = ?1", [parent], |row| row.get(0))?;
+fn follow(tx: &mut Tx<'_>, parent: &str, jobs: &[Job]) -> Result<(), StoreError> {
     for (n, job) in jobs.iter().enumerate() {
         let mut job = job.clone();
         if job.id.is_none() {
-            job.id = id.parse::<JobId>().ok().map(|id| id.child(n + 1));
+            job.id = parent.parse::<JobId>().ok().map(|id| id.child(n + 1));
         }
         job.accept(Timestamp::from_millis(tx.now));
-        if let Err(refused) = enqueue::enqueue_one(tx, &job)? {
-            refused_follow(tx, &id, &job, &refused)?;
+        match enqueue::enqueue_one(tx, &job)? {
+            Ok(_) => {}
+            Err(refused) if refused.kind == RefusedKind::Duplicate => {
+                enqueue::end_as_duplicate(tx, &job, &refused)?;
+            }
+            Err(refused) => refused_follow(tx, parent, &job, &refused)?,
         }
     }
     Ok(())

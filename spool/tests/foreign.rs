@@ -66,6 +66,29 @@ async fn foreign_rows_and_other_jobs_keep_their_common_order() {
 }
 
 #[tokio::test]
+async fn a_row_whose_unique_key_is_held_ends_cancelled_and_names_the_holder() {
+    let file = File::new();
+    let manager = file.open().await;
+    let program = file.foreign();
+    let insert = |id: &str| {
+        let sql = "INSERT INTO jobs (id, type, \"unique\") VALUES (?1, 'test', '{\"key\":\"k\"}')";
+        program.execute(sql, [id]).unwrap();
+    };
+    insert("first");
+    insert("second");
+    let held = manager.take(9).await;
+    assert_eq!(held.len(), 1);
+    assert_eq!(manager.source.holder("k").await.unwrap(), Some("first".parse().unwrap()));
+    let view = manager.source.show(&"second".parse().unwrap()).await.unwrap().unwrap();
+    let told = "a duplicate: job first holds its `unique` key";
+    assert_eq!((view.state, view.reason.as_deref()), (ganger_core::State::Cancelled, Some(told)));
+    assert!(manager.say(held[0].0, Verdict::Done).await);
+    insert("third");
+    assert_eq!(manager.take(9).await.len(), 1);
+    check_places(&program);
+}
+
+#[tokio::test]
 async fn p8_rows_that_are_no_jobs_end_in_the_dead_letters_with_their_bytes() {
     let file = File::new();
     let manager = file.open().await;
@@ -82,7 +105,7 @@ async fn p8_rows_that_are_no_jobs_end_in_the_dead_letters_with_their_bytes() {
     program.execute("INSERT INTO jobs (id, type) VALUES ('two words', 'test')", []).unwrap();
     program.execute("INSERT INTO jobs (id, type) VALUES ('own', 'failure_handler.x')", []).unwrap();
     program
-        .execute("INSERT INTO jobs (id, type, \"unique\") VALUES ('unique', 'test', '{\"key\":\"k\"}')", [])
+        .execute("INSERT INTO jobs (id, type, \"limit\") VALUES ('limit', 'test', '{\"key\":\"k\"}')", [])
         .unwrap();
     program.execute("INSERT INTO jobs (id, type, name) VALUES ('good', 'test', 'good')", []).unwrap();
 
@@ -107,7 +130,7 @@ async fn p8_rows_that_are_no_jobs_end_in_the_dead_letters_with_their_bytes() {
         "missing field `type`",
         "no spaces",
         "ganger's own",
-        "does not support `unique`",
+        "does not support `limit`",
     ];
     assert_eq!(faults.len(), parts.len(), "{faults:#?}");
     for (fault, part) in faults.iter().zip(parts) {

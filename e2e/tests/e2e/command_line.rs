@@ -42,15 +42,41 @@ fn exit_3_for_a_store_out_of_reach() {
 #[test]
 fn exit_4_for_what_is_refused() {
     let place = quiet();
-    let unique = r#"{"type":"cli","params":{"command":"true"},"unique":{"key":"a"}}"#;
-    let finished = place.ganger_fed(&["enqueue", "-c", "ganger.toml"], unique);
+    let limit = r#"{"type":"cli","params":{"command":"true"},"limit":{"key":"a"}}"#;
+    let finished = place.ganger_fed(&["enqueue", "-c", "ganger.toml"], limit);
     assert_eq!(finished.code, Some(4), "{}", finished.stderr);
-    assert!(finished.stderr.contains("unique"), "{}", finished.stderr);
+    assert!(finished.stderr.contains("limit"), "{}", finished.stderr);
     let one = r#"{"id":"one","type":"cli","params":{"command":"true"}}"#;
     place.ganger_fed(&["enqueue", "-c", "ganger.toml"], one).ok();
     place.ganger_fed(&["enqueue", "-c", "ganger.toml"], one).ok();
     let other = place.ganger_fed(&["enqueue", "-c", "ganger.toml"], &one.replace("true", "false"));
     assert_eq!(other.code, Some(4), "{}", other.stderr);
+}
+
+#[test]
+fn a_duplicate_is_told_who_holds_its_unique_key() {
+    let place = quiet();
+    let job = |id: &str| {
+        format!(r#"{{"id":"{id}","type":"cli","params":{{"command":"false"}},"unique":{{"key":"k"}}}}"#)
+    };
+    let told = "a duplicate: job first holds its `unique` key";
+    place.ganger_fed(&["enqueue", "-c", "ganger.toml"], &job("first")).ok();
+    let finished = place.ganger_fed(&["enqueue", "-c", "ganger.toml", "--json"], &job("second"));
+    assert_eq!(finished.code, Some(4), "{}", finished.stderr);
+    let lines = finished.json_lines();
+    assert_eq!((&lines[0]["error"], &lines[0]["holder"]), (&told.into(), &"first".into()));
+    let shown = place.ganger(&["job", "show", "-c", "ganger.toml", "first"]).ok().stdout;
+    assert!(shown.contains("unique     k while scheduled, ready, running"), "{shown}");
+
+    // A dead letter whose key another job has got meanwhile stays as it is.
+    assert_eq!(place.ganger(&["run", "-c", "ganger.toml", "--once"]).code, Some(1));
+    place.ganger_fed(&["enqueue", "-c", "ganger.toml"], &job("second")).ok();
+    let retried = place.ganger(&["dead", "retry", "-c", "ganger.toml", "first"]);
+    assert_eq!(retried.code, Some(1), "{}", retried.stderr);
+    let says = "first: is dead now, and job second holds its `unique` key";
+    assert!(retried.stdout.contains(says), "{}", retried.stdout);
+    place.ganger(&["job", "cancel", "-c", "ganger.toml", "second"]).ok();
+    place.ganger(&["dead", "retry", "-c", "ganger.toml", "first"]).ok();
 }
 
 #[test]
