@@ -16,6 +16,7 @@ use std::{
 pub use built::{binary, checkout, example, ganger};
 pub use http::{Answer, free_port, get, post, request};
 pub use place::{Finished, Place, Running};
+pub use rustix::process::Signal;
 
 /// How long a condition may take: far longer than it ever should, so that only a fault runs into it.
 pub const PATIENCE: Duration = Duration::from_secs(60);

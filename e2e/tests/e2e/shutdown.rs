@@ -1,6 +1,6 @@
 //! SIGTERM, once and twice.
 
-use ganger_e2e::{Place, eventually};
+use ganger_e2e::{Place, Running, Signal, eventually};
 
 use crate::crash::{QUIET, lives, with_sleepers};
 
@@ -49,6 +49,42 @@ fn a_second_sigterm_ends_at_once_and_the_job_is_ready_again() {
     let jobs = place.ganger(&["job", "ls", "-c", "quiet.toml", "--json"]).ok().json_lines();
     assert_eq!((jobs.len(), jobs[0]["state"].as_str()), (1, Some("ready")));
     assert_eq!((&jobs[0]["retries_spent"], &jobs[0]["crashes"]), (&0.into(), &0.into()));
+}
+
+#[test]
+fn a_terminal_that_is_closed_ends_it_as_sigterm_does_unless_it_was_told_to_ignore_that() {
+    let place = Place::new();
+    place.write("quiet.toml", QUIET);
+    let works = |running: &Running| {
+        eventually("word that it works", || running.stderr().contains("ganger works").then_some(()));
+    };
+    let running = place.start(&["run", "-c", "quiet.toml"]);
+    works(&running);
+    running.signal(Signal::HUP);
+    let ended = running.finish().ok();
+    assert!(ended.stderr.contains("Hangup"), "{}", ended.stderr);
+    let mut nohup = place.command("sh");
+    nohup.args(["-c", "trap '' HUP; exec \"$0\" run -c quiet.toml"]).arg(ganger_e2e::ganger());
+    let running = place.launch(&mut nohup);
+    works(&running);
+    running.signal(Signal::HUP);
+    running.terminate();
+    let ended = running.finish().ok();
+    assert!(!ended.stderr.contains("Hangup") && ended.stderr.contains("Terminate"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_log_that_nobody_takes_costs_no_job() {
+    let place = Place::new();
+    place.write("quiet.toml", QUIET);
+    place.ganger(&["enqueue", "-c", "quiet.toml", "--id", "a", "cli", "--", "false"]).ok();
+    let mut full = place.command("sh");
+    full.args(["-c", "exec \"$0\" run -c quiet.toml 2> /dev/full"]).arg(ganger_e2e::ganger());
+    let running = place.launch(&mut full);
+    let waited = place.ganger(&["job", "wait", "-c", "quiet.toml", "a", "--timeout", "20s"]);
+    assert_eq!(waited.stdout, "a dead: exit status 1\n", "{}", waited.stderr);
+    running.terminate();
+    running.finish().ok();
 }
 
 #[test]
