@@ -10,6 +10,7 @@ mod failpoints;
 mod faults;
 mod foreign;
 mod intake;
+mod looking;
 mod new_plugin;
 mod recover;
 mod redis;

@@ -54,9 +54,10 @@ pub(crate) async fn run(cx: &Context, command: Command, out: &mut Out) -> Result
     match command {
         Command::Ls(args) => {
             let filter = args.filter.filter(Some(dead));
-            let list = List { filter, limit: args.limit, after: args.after, json: args.json };
-            let store = Store::open(&cx.config()?, args.provider.as_deref(), Access::Existing).await?;
-            let shown = list.print(&store, out).await;
+            let (noun, config) = ("dead letters", cx.config()?);
+            let list = List { noun, filter, limit: args.limit, after: args.after, json: args.json };
+            let store = Store::open(&config, args.provider.as_deref(), Access::Existing).await?;
+            let shown = list.print(&config, &store, out).await;
             store.close().await;
             shown
         }

@@ -17,6 +17,7 @@ use crate::{Config, Ports, plan_of};
 
 use super::{
     Context,
+    crew::note_nobody,
     failure::{Exit, Failure},
     lines::{Line, admit, batches},
     out::Out,
@@ -324,7 +325,7 @@ async fn wait(store: &Store, id: &JobId, json: bool, out: &mut Out) -> Result<Ex
 async fn tell_if_nobody_works(store: &Store, sink: &dyn Sink) {
     tokio::time::sleep(NOBODY_AFTER).await;
     if matches!(store.ask(sink.managers()).await, Ok(managers) if managers.is_empty()) {
-        eprintln!("note: no ganger works on `{}`: start one with `ganger run`", store.name);
+        note_nobody(&store.name);
     }
 }
 

@@ -5,8 +5,11 @@ use std::{sync::Arc, time::Duration};
 use ganger_core::{Admin, Ended, Filter, JobId, JobView, Order, Page, Period, State};
 use serde_json::json;
 
+use crate::Config;
+
 use super::{
     Context,
+    crew::Crew,
     failure::{Exit, Failure},
     out::Out,
     recover,
@@ -127,16 +130,18 @@ pub(crate) async fn run(cx: &Context, command: Command, out: &mut Out) -> Result
 
 async fn ls(cx: &Context, args: Ls, out: &mut Out) -> Result<Exit, Failure> {
     let states = (!args.state.is_empty()).then_some(args.state);
-    let list =
-        List { filter: args.filter.filter(states), limit: args.limit, after: args.after, json: args.json };
-    let store = Store::open(&cx.config()?, args.provider.as_deref(), Access::Existing).await?;
-    let shown = list.print(&store, out).await;
+    let (filter, config) = (args.filter.filter(states), cx.config()?);
+    let list = List { noun: "jobs", filter, limit: args.limit, after: args.after, json: args.json };
+    let store = Store::open(&config, args.provider.as_deref(), Access::Existing).await?;
+    let shown = list.print(&config, &store, out).await;
     store.close().await;
     shown
 }
 
 /// A list to be printed page by page.
 pub(super) struct List {
+    /// What it lists.
+    pub(super) noun: &'static str,
     pub(super) filter: Filter,
     pub(super) limit: u64,
     pub(super) after: Option<JobId>,
@@ -147,12 +152,16 @@ pub(super) struct List {
 const PAGE: u64 = 500;
 
 impl List {
-    pub(super) async fn print(self, store: &Store, out: &mut Out) -> Result<Exit, Failure> {
+    pub(super) async fn print(self, config: &Config, store: &Store, out: &mut Out) -> Result<Exit, Failure> {
         let admin = store.admin()?;
         let (mut left, mut after, mut shown) = (self.limit, self.after.clone(), 0u64);
         while left > 0 {
             let page = Page { limit: left.min(PAGE) as usize, after: after.clone() };
-            let views = store.ask(admin.list(&self.filter, &page)).await?;
+            let mut views = store.ask(admin.list(&self.filter, &page)).await?;
+            let crew = Crew::of(config, store, &views).await;
+            if let Some(crew) = &crew {
+                views.iter_mut().for_each(|view| crew.explain(view));
+            }
             let Some(last) = views.last() else { break };
             after = Some(last.id.clone());
             left -= (views.len() as u64).min(left);
@@ -160,6 +169,10 @@ impl List {
             match self.json {
                 true => views.iter().try_for_each(|view| out.json(&view_json(view)))?,
                 false => print_list(out, &views)?,
+            }
+            if let Some(crew) = crew.filter(|_| shown == views.len() as u64 && !self.json) {
+                out.flush()?;
+                crew.note_if_nobody(&views);
             }
             if (views.len() as u64) < page.limit as u64 {
                 break;
@@ -180,7 +193,7 @@ impl List {
         out: &mut Out,
     ) -> Result<(), Failure> {
         if shown == 0 {
-            return out.line("no jobs");
+            return out.line(format!("no {}", self.noun));
         }
         if shown < self.limit {
             return Ok(());
@@ -209,15 +222,24 @@ pub(super) async fn show(
     out: &mut Out,
     wanted: Option<State>,
 ) -> Result<Exit, Failure> {
-    let store = Store::open(&cx.config()?, args.provider.as_deref(), Access::Existing).await?;
+    let config = cx.config()?;
+    let store = Store::open(&config, args.provider.as_deref(), Access::Existing).await?;
     let admin = store.admin()?;
-    let view = find(&store, &admin, &args.id).await?;
+    let mut view = find(&store, &admin, &args.id).await?;
     if let Some(state) = wanted.filter(|state| *state != view.state) {
         return Err(Failure::new(Exit::No, format!("job {} is {}, not {state}", view.id, view.state)));
+    }
+    let crew = Crew::of(&config, &store, std::slice::from_ref(&view)).await;
+    if let Some(crew) = &crew {
+        crew.explain(&mut view);
     }
     match args.json {
         true => out.json_pretty(&view_json(&view))?,
         false => print_view(out, &view)?,
+    }
+    if let Some(crew) = crew.filter(|_| !args.json) {
+        out.flush()?;
+        crew.note_if_nobody(std::slice::from_ref(&view));
     }
     store.close().await;
     Ok(Exit::Ok)

@@ -3,6 +3,7 @@
 mod bench;
 mod check;
 mod completions;
+mod crew;
 mod dead;
 mod enqueue;
 mod failure;

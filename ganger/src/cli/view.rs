@@ -95,7 +95,8 @@ fn summary(view: &JobView, now: Timestamp) -> String {
         }
         State::Running => {
             let by = view.holder.as_ref().map(|holder| format!("by {holder}")).unwrap_or_default();
-            if view.cancel { format!("{by} (to be cancelled)") } else { by }
+            let what = view.reason.clone().unwrap_or(by);
+            if view.cancel { format!("{what} (to be cancelled)") } else { what }
         }
         State::Dead | State::Expired => last_error(view).or_else(|| view.reason.clone()).unwrap_or_default(),
         _ => view.reason.clone().unwrap_or_default(),
