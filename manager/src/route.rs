@@ -246,7 +246,7 @@ impl Router {
         let kind = job.map(|job| job.kind.to_string()).unwrap_or_default();
         // Of an entry that is no job it has been said already.
         if let (Some(error), Some(_)) = (&reason, job) {
-            tracing::warn!(%id, kind, error, "a job was not run");
+            tracing::warn!(%id, "type" = kind, error, "a job was not run");
         }
         if self.house.events.heard() {
             let state = settlement.verdict.state();
@@ -274,7 +274,7 @@ impl Router {
                 self.settle.push(park(lease, &job, &record, None));
             }
         }
-        tracing::warn!(provider = %self.source.name, ?kinds, "no worker here does these types: their jobs are set aside, or dead where the config says so");
+        tracing::warn!(provider = %self.source.name, types = ?kinds, "no worker here does these types: their jobs are set aside, or dead where the config says so");
     }
 }
 

@@ -184,7 +184,16 @@ impl<'a> SlotFeed<'a> {
         let more = settlement.more.as_deref();
         let error = more.and_then(|more| more.attempt.as_ref()).and_then(|attempt| attempt.error.clone());
         if let Some(error) = &error {
-            tracing::warn!(id = %run.id(), kind = %run.job().kind, %error, "a job failed");
+            let (id, kind) = (run.id(), &run.job().kind);
+            match &settlement.verdict {
+                Verdict::Retry { at } => {
+                    tracing::warn!(%id, "type" = %kind, %error, again = %at, "a run failed and is tried again");
+                }
+                Verdict::Dead { reason } => {
+                    tracing::warn!(%id, "type" = %kind, %error, reason, "a job is dead");
+                }
+                _ => tracing::warn!(%id, "type" = %kind, %error, "a run failed"),
+            }
         }
         if self.heard {
             let state = settlement.verdict.state();

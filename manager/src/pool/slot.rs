@@ -129,7 +129,7 @@ fn part_with(pool: &Pool, worker: Box<dyn DynWorker>, feed: &mut SlotFeed<'_>, e
     match end {
         End::Finished => {}
         End::Broken(error) => {
-            tracing::info!(kind = %pool.kind, %error, "a worker is made anew");
+            tracing::info!("type" = %pool.kind, %error, "a worker is made anew");
             feed.unanswered();
         }
         End::Panicked(message) => feed.panicked(message),
@@ -181,7 +181,7 @@ async fn make(pool: &Arc<Pool>, house: &Arc<House>, slot: u32, board: &Board) ->
         Ok(worker) => return Some(worker),
         Err(error) => error,
     };
-    tracing::error!(kind = %pool.kind, %error, "a worker cannot be made; its jobs wait");
+    tracing::error!("type" = %pool.kind, %error, "a worker cannot be made; its jobs wait");
     let key = format!("worker {}", pool.kind);
     house.health.off(&key, format!("worker `{}` cannot be made: {error}", pool.kind));
     let mut batch = VecDeque::new();

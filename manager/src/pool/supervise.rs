@@ -173,7 +173,7 @@ fn abandon(pool: &Pool, house: &House, run: &JobContext) {
     let reason = if late { StopReason::Timeout } else { StopReason::Fenced };
     run.ask_to_stop(reason);
     house.stats.abandoned.fetch_add(1, Ordering::Relaxed);
-    tracing::error!(id = %run.id(), kind = %pool.kind, ?reason, "a run is left behind on a thread that is held");
+    tracing::error!(id = %run.id(), "type" = %pool.kind, ?reason, "a run is left behind on a thread that is held");
     let now = house.clock.wall();
     let timeout = run.job().timeout.or(pool.timeout).unwrap_or_default();
     let took = timeout + HELD_AFTER;

@@ -57,7 +57,7 @@ pub(super) async fn run_thread_slot(pool: Arc<Pool>, house: Arc<House>, slot: u3
                 Err(reason) => {
                     thread = None;
                     house.stats.abandoned.fetch_add(1, Ordering::Relaxed);
-                    tracing::warn!(id = %run.id(), kind = %pool.kind, ?reason, "a blocking run could not be stopped and is left behind");
+                    tracing::warn!(id = %run.id(), "type" = %pool.kind, ?reason, "a blocking run could not be stopped and is left behind");
                     feed.cut_off(reason);
                 }
             }
@@ -85,7 +85,7 @@ pub(super) async fn run_thread_slot(pool: Arc<Pool>, house: Arc<House>, slot: u3
 
 /// The pool's workers cannot be made: waits, and lets it try again.
 async fn rest_sick(pool: &Pool, house: &House, slot: u32, error: &WorkerError) {
-    tracing::error!(kind = %pool.kind, %error, "a worker cannot be made; its jobs wait");
+    tracing::error!("type" = %pool.kind, %error, "a worker cannot be made; its jobs wait");
     let key = format!("worker {}", pool.kind);
     house.health.off(&key, format!("worker `{}` cannot be made: {error}", pool.kind));
     release(pool, pool.set_sick(true), house.clock.wall());
@@ -193,7 +193,7 @@ fn do_errand(
             return Answer::Panicked(panic_text(&*panic));
         }
         Ok(Err(error)) => {
-            tracing::info!(kind = %pool.kind, %error, "a worker is made anew");
+            tracing::info!("type" = %pool.kind, %error, "a worker is made anew");
             drop_quietly(able);
         }
         Ok(Ok(())) => *worker = Some(able),
