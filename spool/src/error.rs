@@ -56,6 +56,10 @@ fn sqlite(error: rusqlite::Error, path: &Path) -> ProviderError {
         Some(ErrorCode::DiskFull) => {
             ProviderError::transient(format!("job store `{file}`: the disk is full; nothing was accepted"))
         }
+        Some(ErrorCode::CannotOpen) => ProviderError::transient(format!(
+            "job store `{file}` cannot be opened: SQLite makes files beside it, so its folder must be writable"
+        ))
+        .because(error),
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => ProviderError::transient(format!(
             "job store `{file}`: another program holds its write lock (a transaction left open?)"
         )),
