@@ -47,13 +47,13 @@ impl Worker for Disk {
 
     async fn share(config: DiskConfig, cx: &WorkerContext) -> Result<Arc<DiskShared>, WorkerError> {
         if let Some(fault) = config.bucket.as_deref().and_then(ganger_core::name_fault) {
-            return Err(WorkerError::new(format!("worker `{}`: option `bucket`: {fault}", cx.name)));
+            return Err(WorkerError::new(format!("option `bucket`: {fault}")));
         }
         let queue = config.bucket.as_deref().map(CompactString::from);
         let shared = DiskShared { name: cx.name.clone(), config, queue, source: OnceCell::new() };
         match shared.source().await {
             Err(error) if error.severity() == Severity::Fatal => {
-                Err(WorkerError::new(format!("worker `{}`: {error}", cx.name)))
+                Err(WorkerError::new(error.to_string()))
             }
             // Out of reach now: each job says so until it is back.
             _ => Ok(Arc::new(shared)),

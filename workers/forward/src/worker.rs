@@ -41,7 +41,7 @@ impl Worker for Forward {
     async fn share(config: ForwardConfig, cx: &WorkerContext) -> Result<ForwardShared, WorkerError> {
         let sinks = cx.sinks.clone();
         if let Some(to) = config.to.as_deref().filter(|to| !is_known(&*sinks, to)) {
-            return Err(WorkerError::new(format!("worker `{}`: `to`: {}", cx.name, unknown(&*sinks, to))));
+            return Err(WorkerError::new(format!("`to`: {}", unknown(&*sinks, to))));
         }
         Ok(ForwardShared { to: config.to, sinks })
     }
