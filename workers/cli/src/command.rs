@@ -24,8 +24,8 @@ use crate::{
     config::{Config, UnknownParams},
     environment::{Base, check_name},
     params::{NAMES, Params, shortened},
+    spawn::{Spawn, Spawner},
     strings::{Nul, Strings},
-    sys::{self, Spawn},
 };
 
 /// What all commands of an entry have in common.
@@ -90,9 +90,9 @@ impl<'a> Command<'a> {
     ///
     /// # Errors
     /// As the system gave it; see [`Command::explain`].
-    pub(crate) fn start(&self, output: BorrowedFd<'_>) -> io::Result<Pid> {
+    pub(crate) fn start(&self, spawner: &mut Spawner, output: BorrowedFd<'_>) -> io::Result<Pid> {
         let stdin = self.stdin.as_deref().map(file_of).transpose()?;
-        sys::spawn(&Spawn {
+        spawner.spawn(&Spawn {
             program: &self.program,
             argv: &self.argv,
             env: &self.env,

@@ -8,6 +8,7 @@ mod group;
 mod marked;
 mod params;
 mod slot;
+mod spawn;
 mod strings;
 mod sys;
 mod verdict;

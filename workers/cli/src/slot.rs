@@ -1,6 +1,6 @@
 //! The thread of a slot: starts a command, reads what it prints, waits for its end.
 //!
-//! A thread, and not a task: posix_spawn holds its thread until exec has happened, and a wait in poll(2) costs
+//! A thread, and not a task: a spawn holds its thread until exec has happened, and a wait in poll(2) costs
 //! less than to register each pipe with a reactor (see `docs/decisions`).
 
 use std::{
@@ -26,6 +26,7 @@ use crate::{
     group::{Ask, Group},
     marked::kill_marked,
     params::Params,
+    spawn::Spawner,
     sys::{Reaped, reap},
     verdict::{self, Killer},
     watch::Seat,
@@ -82,8 +83,14 @@ impl Slot {
     ) -> io::Result<Slot> {
         let (orders, incoming) = mpsc::channel::<Order>();
         let group = Arc::new(Group::default());
-        let mut far =
-            Far { common, killer, seat, group: Arc::clone(&group), buffer: vec![0; READ_MAX].into() };
+        let mut far = Far {
+            common,
+            killer,
+            seat,
+            group: Arc::clone(&group),
+            spawner: Spawner::new(),
+            buffer: vec![0; READ_MAX].into(),
+        };
         thread::Builder::new().name(format!("ganger-{name}")).stack_size(256 << 10).spawn(move || {
             while let Some(Order { params, job, reply }) = next(&incoming) {
                 let ended = far.run(&params, &job);
@@ -123,6 +130,7 @@ struct Far {
     killer: Arc<Killer>,
     seat: Seat,
     group: Arc<Group>,
+    spawner: Spawner,
     buffer: Box<[u8]>,
 }
 
@@ -162,7 +170,7 @@ impl Far {
     }
 
     /// Starts a command; waits where the system is short of processes, files or memory.
-    fn start(&self, command: &Command<'_>) -> Result<(Pid, OwnedFd), JobError> {
+    fn start(&mut self, command: &Command<'_>) -> Result<(Pid, OwnedFd), JobError> {
         let since = Instant::now();
         let mut pause = Duration::from_millis(10);
         loop {
@@ -186,14 +194,14 @@ impl Far {
         }
     }
 
-    fn try_start(&self, command: &Command<'_>) -> io::Result<(Pid, OwnedFd)> {
+    fn try_start(&mut self, command: &Command<'_>) -> io::Result<(Pid, OwnedFd)> {
         if self.group.asked().is_some() {
             return Err(Errno::AGAIN.into());
         }
         // One pipe for both streams: the kernel keeps the order in which things were printed.
         let (output, theirs) = pipe_with(PipeFlags::CLOEXEC)?;
         rustix::io::ioctl_fionbio(&output, true)?;
-        let leader = command.start(theirs.as_fd())?;
+        let leader = command.start(&mut self.spawner, theirs.as_fd())?;
         self.seat.set(Some(leader));
         self.group.started(leader);
         Ok((leader, output))

@@ -1,9 +1,9 @@
-//! The calls for which neither the standard library nor rustix has a safe form: a spawn into a new group, wait4,
-//! memory shared with a fork, and the fork itself. All unsafe code of this crate is here.
+//! The calls for which neither the standard library nor rustix has a safe form: wait4, memory shared with a fork, and
+//! the fork itself. All unsafe code of this crate is here and in [`crate::spawn`].
 #![allow(unsafe_code)]
 
 use std::{
-    ffi::{CStr, c_int},
+    ffi::c_int,
     io,
     mem::MaybeUninit,
     os::{
@@ -17,136 +17,6 @@ use std::{
 };
 
 use rustix::process::Pid;
-
-use crate::strings::Strings;
-
-/// A command, ready to start.
-pub(crate) struct Spawn<'a> {
-    pub(crate) program: &'a CStr,
-    pub(crate) argv: &'a Strings,
-    pub(crate) env: &'a Strings,
-    pub(crate) cwd: Option<&'a CStr>,
-    pub(crate) stdin: BorrowedFd<'a>,
-    /// Becomes standard output and standard error.
-    pub(crate) output: BorrowedFd<'a>,
-}
-
-/// Starts a command as the leader of a new process group, with no signal blocked or (of those that
-/// commonly are) ignored. It inherits no other
-/// file: all that Rust opens is close-on-exec.
-///
-/// posix_spawn(3) with CLONE_VFORK is about twice as quick as fork and exec, and its errors are the child's own
-/// (from chdir or exec), reported here.
-pub(crate) fn spawn(command: &Spawn<'_>) -> io::Result<Pid> {
-    let argv = command.argv.pointers();
-    let env = command.env.pointers();
-    let attributes = Attributes::new()?;
-    let mut actions = Actions::new()?;
-    actions.dup(command.stdin, 0)?;
-    actions.dup(command.output, 1)?;
-    actions.dup(command.output, 2)?;
-    if let Some(cwd) = command.cwd {
-        actions.chdir(cwd)?;
-    }
-    let mut pid = 0;
-    // SAFETY: attributes and actions are initialised; `argv` and `env` end in a null, and their strings in a NUL;
-    // all live until the call returns, by when the child has its own copy.
-    let failed = unsafe {
-        libc::posix_spawn(
-            &mut pid,
-            command.program.as_ptr(),
-            &actions.0,
-            &attributes.0,
-            argv.as_ptr(),
-            env.as_ptr(),
-        )
-    };
-    check(failed)?;
-    Pid::from_raw(pid).ok_or_else(|| io::Error::other("the system gave the child no number"))
-}
-
-fn check(error: c_int) -> io::Result<()> {
-    if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }
-}
-
-/// Signals that a command has back at their default, for an ignored one stays ignored through exec: Rust ignores
-/// SIGPIPE, nohup SIGHUP, and a shell SIGINT and SIGQUIT for what it starts in the background.
-const COMMONLY_IGNORED: [c_int; 12] = [
-    libc::SIGHUP,
-    libc::SIGINT,
-    libc::SIGQUIT,
-    libc::SIGPIPE,
-    libc::SIGALRM,
-    libc::SIGTERM,
-    libc::SIGUSR1,
-    libc::SIGUSR2,
-    libc::SIGCHLD,
-    libc::SIGTSTP,
-    libc::SIGTTIN,
-    libc::SIGTTOU,
-];
-
-struct Attributes(libc::posix_spawnattr_t);
-
-impl Attributes {
-    fn new() -> io::Result<Self> {
-        let mut attributes = MaybeUninit::uninit();
-        // SAFETY: `init` fills it, and fails otherwise; the sets are filled before they are read.
-        unsafe {
-            check(libc::posix_spawnattr_init(attributes.as_mut_ptr()))?;
-            let mut attributes = Attributes(attributes.assume_init());
-            let mut signals = MaybeUninit::uninit();
-            libc::sigemptyset(signals.as_mut_ptr());
-            check(libc::posix_spawnattr_setsigmask(&mut attributes.0, signals.as_ptr()))?;
-            for signal in COMMONLY_IGNORED {
-                libc::sigaddset(signals.as_mut_ptr(), signal);
-            }
-            check(libc::posix_spawnattr_setsigdefault(&mut attributes.0, signals.as_ptr()))?;
-            check(libc::posix_spawnattr_setpgroup(&mut attributes.0, 0))?;
-            let flags =
-                libc::POSIX_SPAWN_SETPGROUP | libc::POSIX_SPAWN_SETSIGMASK | libc::POSIX_SPAWN_SETSIGDEF;
-            check(libc::posix_spawnattr_setflags(&mut attributes.0, flags as _))?;
-            Ok(attributes)
-        }
-    }
-}
-
-impl Drop for Attributes {
-    fn drop(&mut self) {
-        // SAFETY: initialised by `new`.
-        unsafe { libc::posix_spawnattr_destroy(&mut self.0) };
-    }
-}
-
-struct Actions(libc::posix_spawn_file_actions_t);
-
-impl Actions {
-    fn new() -> io::Result<Self> {
-        let mut actions = MaybeUninit::uninit();
-        // SAFETY: `init` fills it, and fails otherwise.
-        unsafe {
-            check(libc::posix_spawn_file_actions_init(actions.as_mut_ptr()))?;
-            Ok(Actions(actions.assume_init()))
-        }
-    }
-
-    fn dup(&mut self, from: BorrowedFd<'_>, to: c_int) -> io::Result<()> {
-        // SAFETY: initialised by `new`.
-        check(unsafe { libc::posix_spawn_file_actions_adddup2(&mut self.0, from.as_raw_fd(), to) })
-    }
-
-    fn chdir(&mut self, path: &CStr) -> io::Result<()> {
-        // SAFETY: initialised by `new`; the path is copied.
-        check(unsafe { libc::posix_spawn_file_actions_addchdir_np(&mut self.0, path.as_ptr()) })
-    }
-}
-
-impl Drop for Actions {
-    fn drop(&mut self) {
-        // SAFETY: initialised by `new`.
-        unsafe { libc::posix_spawn_file_actions_destroy(&mut self.0) };
-    }
-}
 
 /// How a child ended, and what it had used.
 #[derive(Clone, Copy, Debug)]
