@@ -68,6 +68,11 @@ pub trait Worker: Sized + Send + 'static {
     /// its timeout it is fenced and left behind.
     const BLOCKING: bool = false;
 
+    /// Whether `work` does next to nothing but wait for what goes on elsewhere, such as a process or a thread of its
+    /// own: then one thread wakes all its slots, which costs least. One that waits for a network reads and writes
+    /// too, and is better off where all processors can help.
+    const ONE_THREAD: bool = false;
+
     /// Whether its jobs name commands to run: an intake takes such jobs only where its `accept` list names them.
     const RUNS_COMMANDS: bool = false;
 
@@ -177,6 +182,8 @@ pub trait Slots: Send + Sync {
 pub struct WorkerTraits {
     /// See [`Worker::BLOCKING`].
     pub blocking: bool,
+    /// See [`Worker::ONE_THREAD`].
+    pub one_thread: bool,
     /// See [`Worker::RUNS_COMMANDS`].
     pub runs_commands: bool,
     /// See [`Worker::CARRIES`].
@@ -186,7 +193,12 @@ pub struct WorkerTraits {
 impl WorkerTraits {
     /// The traits of a worker.
     pub const fn of<W: Worker>() -> Self {
-        WorkerTraits { blocking: W::BLOCKING, runs_commands: W::RUNS_COMMANDS, carries: W::CARRIES }
+        WorkerTraits {
+            blocking: W::BLOCKING,
+            one_thread: W::ONE_THREAD,
+            runs_commands: W::RUNS_COMMANDS,
+            carries: W::CARRIES,
+        }
     }
 }
 

@@ -70,7 +70,6 @@ struct Start {
 
 impl Start {
     fn new(plan: Plan) -> Result<Self, ManagerError> {
-        let no_room = |error: std::io::Error| ManagerError::Stopped(format!("no threads to run on: {error}"));
         let sources: Arc<[Arc<Source>]> = (plan.providers.iter().zip(0u32..))
             .map(|(provider, index)| {
                 Arc::new(Source::new(index, provider.name.clone(), provider.options.clone()))
@@ -224,17 +223,22 @@ impl Start {
         {
             let makers = made
                 .map_err(|error| ManagerError::Worker { name: name.clone(), message: error.to_string() })?;
+            let traits = workers.traits();
+            let spawn = match traits.one_thread {
+                true => self.plan.runtimes.one_thread().map_err(no_room)?,
+                false => self.workers.clone(),
+            };
             pools.push(Arc::new(Pool::new(PoolSetup {
                 kind: kind.clone(),
                 index,
                 slots: options.workers,
                 policy: policy(&self.plan, options),
                 timeout: options.timeout.map(|timeout| timeout.get()),
-                traits: workers.traits(),
+                traits,
                 makers,
                 params: params.clone(),
                 sources: self.house.sources.clone(),
-                spawn: self.workers.clone(),
+                spawn,
             })));
         }
         Ok(Arc::new(Pools::new(pools)))
@@ -323,6 +327,10 @@ impl Running {
     pub async fn ended(&self) -> Result<(), ManagerError> {
         self.house.ended().await
     }
+}
+
+fn no_room(error: std::io::Error) -> ManagerError {
+    ManagerError::Stopped(format!("no threads to run on: {error}"))
 }
 
 impl Drop for Running {

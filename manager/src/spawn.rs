@@ -11,7 +11,8 @@ pub trait Spawn: Send + Sync + 'static {
     fn spawn(&self, task: BoxFuture<'static, ()>);
 }
 
-/// The runtimes of a manager: one for itself, its providers and intakes, one for the workers.
+/// The runtimes of a manager: one for itself, its providers and intakes, one for the workers; and one for each pool
+/// that is better off with a single thread ([`ganger_core::Worker::ONE_THREAD`]).
 #[derive(Clone)]
 pub struct Runtimes(Form);
 
@@ -54,6 +55,14 @@ impl Runtimes {
 }
 
 impl Runtimes {
+    /// Where the slots of a pool run for which one thread is enough.
+    pub(crate) fn one_thread(&self) -> std::io::Result<Arc<dyn Spawn>> {
+        match &self.0 {
+            Form::Own => Ok(Arc::new(OwnRuntime::start("ganger-worker", 1)?)),
+            Form::Given { workers, .. } => Ok(workers.clone()),
+        }
+    }
+
     /// One more runtime for workers, where the manager has its own.
     pub(crate) fn fresh(&self) -> Option<Arc<dyn Spawn>> {
         match &self.0 {

@@ -120,7 +120,9 @@ async fn run_slot(pool: Arc<Pool>, house: Arc<House>, slot: u32, board: Arc<Boar
             return restart(&pool, &house, slot);
         }
         // A worker that never waits must not keep the others of its thread from theirs.
-        tokio::task::yield_now().await;
+        if !waited {
+            tokio::task::yield_now().await;
+        }
     }
 }
 

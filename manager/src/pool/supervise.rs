@@ -61,6 +61,7 @@ pub(crate) async fn supervise(pool: Arc<Pool>, house: Arc<House>) {
             () = tokio::time::sleep(TICK) => {}
         }
         if pool.holds.load(Ordering::Acquire) == 0
+            && !pool.traits.one_thread
             && let Some(other) = house.workers_elsewhere(&pool.spawner())
         {
             move_to(&pool, &house, other);

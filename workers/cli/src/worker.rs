@@ -49,6 +49,7 @@ pub struct Entry {
 
 impl Worker for Cli {
     const NAME: &'static str = "cli";
+    const ONE_THREAD: bool = true;
     const RUNS_COMMANDS: bool = true;
 
     type Config = Config;
