@@ -223,7 +223,7 @@ pub async fn a_producers_entry_whose_unique_key_another_job_holds_is_leased_as_i
     let token = manager.token();
     let claimed = held(token, manager.claim_as(token, room(10), store.lease()).await);
     let duplicates = |all: &[Held]| -> Vec<Option<JobId>> {
-        all.iter().map(|one| one.leased.record.duplicate_of.clone()).collect()
+        all.iter().map(|one| one.leased.record.duplicate_of.as_deref().cloned()).collect()
     };
     let first = claimed[0].id();
     assert_eq!(duplicates(&claimed), [None, None, Some(first.clone())]);
@@ -231,7 +231,7 @@ pub async fn a_producers_entry_whose_unique_key_another_job_holds_is_leased_as_i
     let again = held(token, manager.exchange(&give).await.leased);
     assert_eq!(duplicates(&again), duplicates(&claimed), "the same token again");
     assert_eq!(holder(&manager, "k").await, Some(first.clone()));
-    let verdict = Verdict::Duplicate { of: first.clone() };
+    let verdict = Verdict::Duplicate { of: Box::new(first.clone()) };
     assert!(manager.say(claimed[2].lease, verdict).await);
     assert_ended_as_duplicate(&manager, &claimed[2].id(), &first).await;
     assert!(manager.say(claimed[1].lease, Verdict::Done).await);
@@ -239,7 +239,7 @@ pub async fn a_producers_entry_whose_unique_key_another_job_holds_is_leased_as_i
     // Its manager is gone: it holds the key in other hands too, and is no duplicate of itself.
     let other = TestManager::open(&store).await;
     let taken = other.await_claim(room_for_any(10), LONG).await;
-    assert_eq!((taken[0].id(), taken[0].leased.record.duplicate_of.clone()), (first.clone(), None));
+    assert_eq!((taken[0].id(), taken[0].leased.record.duplicate_of.as_deref()), (first.clone(), None));
     assert_eq!(holder(&manager, "k").await, Some(first.clone()));
     assert!(other.say(taken[0].lease, Verdict::Release).await);
     assert_eq!(holder(&manager, "k").await, Some(first));

@@ -198,7 +198,7 @@ pub enum Outcome {
     /// The run was stopped because the job is cancelled.
     Cancelled,
     /// Another job held its `unique` key when it was leased: it is not run.
-    Duplicate(JobId),
+    Duplicate(Box<JobId>),
     /// The run was cut off by a shutdown, or never started.
     Released,
     /// The job's `expires_at` had passed before it was started.

@@ -220,7 +220,7 @@ pub struct Record {
     pub cancel: bool,
     /// Another job holds its `unique` key: it is not to be run. Only of a producer's entry, which nobody could refuse.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub duplicate_of: Option<JobId>,
+    pub duplicate_of: Option<Box<JobId>>,
     /// Its runs so far, the last ten; empty on a first run.
     pub attempts: Vec<Attempt>,
     /// For a raw entry: its first claim, from which its id and its times are made, so that every later claim

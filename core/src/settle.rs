@@ -35,7 +35,7 @@ pub enum Verdict {
     /// ([`Unique::duplicate_of`](crate::Unique::duplicate_of)).
     Duplicate {
         /// The job that held it.
-        of: JobId,
+        of: Box<JobId>,
     },
     /// Not started in time.
     Expired,

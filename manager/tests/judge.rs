@@ -192,7 +192,7 @@ fn p9_after_the_mark_everything_but_done_ends_cancelled() {
 #[test]
 fn a_duplicate_ends_cancelled_and_names_the_job_that_holds_its_key() {
     let job = job(r#"{"type":"t","unique":{"key":"k"},"retries":5}"#);
-    let holder: JobId = "holder".parse().unwrap();
+    let holder: Box<JobId> = Box::new("holder".parse().unwrap());
     let settlement = ran(&job, &Record::default(), Outcome::Duplicate(holder.clone()));
     assert_eq!(settlement.verdict.state(), State::Cancelled);
     assert_eq!((settlement.verdict, settlement.spend), (Verdict::Duplicate { of: holder }, Spend::Nothing));
@@ -248,7 +248,7 @@ fn outcome(which: u8, text: String, wait: u64) -> Outcome {
         10 => Outcome::Expired,
         11 => Outcome::Malformed(Malformed::whole(text)),
         12 => Outcome::NoWorker,
-        13 => Outcome::Duplicate("holder".parse().unwrap()),
+        13 => Outcome::Duplicate(Box::new("holder".parse().unwrap())),
         _ => Outcome::Crashed,
     }
 }

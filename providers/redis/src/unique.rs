@@ -62,7 +62,7 @@ impl Store {
         };
         fail::fail_point!("redis::keys_given");
         for (one, holder) in keyed.iter().zip(holders) {
-            leased[one.at].record.duplicate_of = id_of(holder)?;
+            leased[one.at].record.duplicate_of = id_of(holder)?.map(Box::new);
         }
         Ok(())
     }

@@ -216,7 +216,7 @@ impl Model {
         for (_, leased) in &claimed {
             let name = label(leased);
             let job = self.jobs[&name].clone();
-            let of = leased.record.duplicate_of.clone();
+            let of = leased.record.duplicate_of.as_deref().cloned();
             self.trail.push(format!("{name}: claimed, a duplicate of {of:?}"));
             let holders = if job.keyed { Vec::new() } else { self.holders(&job.key, &name) };
             match &of {
@@ -232,7 +232,7 @@ impl Model {
     async fn settle(&mut self) {
         let Some(job) = self.pick(|job| job.lease.is_some()) else { return };
         let verdict = match self.below(8) {
-            _ if job.duplicate => Verdict::Duplicate { of: "x".parse().unwrap() },
+            _ if job.duplicate => Verdict::Duplicate { of: Box::new("x".parse().unwrap()) },
             0 | 1 => Verdict::Done,
             2 => Verdict::Retry { at: Timestamp::from_millis(1) },
             3 => Verdict::Retry { at: Timestamp::now().plus(LEASE) },
@@ -367,9 +367,9 @@ fn bytes_that_name_the_id_of_another_job_are_no_excuse_for_each_other() {
         push(&redis, &[twin, twin]);
         let both = hand.claim(any(10), LEASE).await;
         let duplicates: Vec<Option<JobId>> =
-            both.iter().map(|(_, leased)| leased.record.duplicate_of.clone()).collect();
+            both.iter().map(|(_, leased)| leased.record.duplicate_of.as_deref().cloned()).collect();
         assert_eq!(duplicates, [None, Some("a".parse().unwrap())]);
-        hand.settle(both[1].0, Verdict::Duplicate { of: "a".parse().unwrap() }).await;
+        hand.settle(both[1].0, Verdict::Duplicate { of: Box::new("a".parse().unwrap()) }).await;
         hand.settle(both[0].0, Verdict::Done).await;
         assert!(!exists(&redis, "unique"));
         let again = hand.enqueue(Job { run_at: None, ..stored }).await.unwrap();

@@ -78,7 +78,7 @@ impl Store {
             else {
                 continue;
             };
-            item.record.duplicate_of = self.holder(&unique.key, &id);
+            item.record.duplicate_of = self.holder(&unique.key, &id).map(Box::new);
             if item.record.duplicate_of.is_none() {
                 self.known
                     .entry(id.clone())
