@@ -1,4 +1,4 @@
--- Makes a job that has ended ready again, or a scheduled one due now.
+-- Makes a job that has ended ready again, or a scheduled one, whose time has come.
 --
 -- KEYS[1]  see head.lua
 -- ARGV     1 format, 2 id, 3 the record of its end as it was read, or '' for a scheduled one, 4 its type, 5 its digest
@@ -12,10 +12,10 @@ if refused then
 end
 local id, record, kind, digest, item = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 if record == '' then
-  if not call('ZSCORE', K .. 'due', item) then
+  if call('ZREM', K .. 'due', item) == 0 then
     return 0
   end
-  call('ZADD', K .. 'due', now_ms(), item)
+  ready(parse(item), false)
   call('PUBLISH', K .. 'bell', '')
   return 1
 end

@@ -92,7 +92,7 @@ pub(crate) fn view_of(id: JobId, envelope: Option<&Envelope>, state: State) -> J
         crashes,
         retrying: state == State::Scheduled && spent + crashes > 0,
         cancel: false,
-        run_at: job.as_ref().and_then(|job| job.run_at),
+        run_at: job.as_ref().and_then(|job| job.run_at).filter(|_| state == State::Scheduled),
         ended_at: None,
         holder: None,
         attempts: envelope.map_or_else(Vec::new, |envelope| envelope.attempts().to_vec()),

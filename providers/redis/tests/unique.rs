@@ -109,7 +109,6 @@ struct Known {
     lease: Option<LeaseRef>,
     duplicate: bool,
     cancel: bool,
-    due: bool,
 }
 
 /// The store in plain words, beside the store.
@@ -172,7 +171,6 @@ impl Model {
             lease: None,
             duplicate: false,
             cancel: false,
-            due: false,
         };
         if is_raw {
             push(&self.redis, &[&job.to_json()]);
@@ -193,16 +191,8 @@ impl Model {
         self.jobs.insert(name, known);
     }
 
-    /// Every exchange makes ready what is due.
-    fn exchanged(&mut self) {
-        for job in self.jobs.values_mut().filter(|job| job.due) {
-            (job.due, job.state) = (false, Some(Ready));
-        }
-    }
-
     async fn claim(&mut self, jobs: u32) -> usize {
         let claimed = self.hand.claim(plain(jobs), LEASE).await;
-        self.exchanged();
         for (lease, leased) in &claimed {
             let name = label(leased);
             let id = match &leased.entry {
@@ -254,7 +244,6 @@ impl Model {
             state => Some(state),
         };
         self.hand.settle(job.lease.unwrap(), verdict).await;
-        self.exchanged();
         let known = self.known(&job.name);
         (known.state, known.lease, known.cancel) = (state, None, false);
     }
@@ -274,11 +263,11 @@ impl Model {
                 1
             }
             (Order::Cancel, Scheduled | Ready) => {
-                (known.state, known.due) = (Some(Cancelled), false);
+                known.state = Some(Cancelled);
                 1
             }
             (Order::Retry, Scheduled) => {
-                known.due = true;
+                known.state = Some(Ready);
                 1
             }
             (Order::Retry, Dead | Cancelled | Expired) if others.is_empty() => {
@@ -287,7 +276,7 @@ impl Model {
             }
             (Order::Remove, Running) => 0,
             (Order::Remove, _) => {
-                (known.state, known.due) = (None, false);
+                known.state = None;
                 1
             }
             _ => 0,
@@ -309,7 +298,7 @@ impl Model {
     async fn end(&mut self) {
         for job in self.jobs.clone().into_values().filter(|job| job.state == Some(Scheduled)) {
             self.hand.order(Order::Retry, job.id.as_ref().unwrap()).await;
-            self.known(&job.name).due = true;
+            self.known(&job.name).state = Some(Ready);
         }
         loop {
             let got = self.claim(50).await;
