@@ -14,7 +14,7 @@ async fn a_reader_creates_no_store() {
     let options = SpoolOptions { existing_only: true, ..SpoolOptions::default() };
     let error = Spool::open(file.path(), options.clone()).await.unwrap_err();
     assert_eq!(error.severity(), Severity::Transient);
-    assert!(error.to_string().ends_with("jobs.db` does not exist"), "{error}");
+    assert!(error.to_string().contains("jobs.db` does not exist: `ganger run`"), "{error}");
     assert!(!file.path().exists());
     drop(file.open().await);
     Spool::open(file.path(), options).await.unwrap();
