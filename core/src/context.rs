@@ -15,7 +15,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::{
     Event, Events, FailureRecord, Job, JobError, JobId, LeaseRef, OptionsError, OutputBuffer, Record,
-    Timestamp, What,
+    Timestamp, What, params::read_params,
 };
 
 /// A running job: its params, its attempt, its deadline, and what it may do while it runs. Cheap to clone.
@@ -164,12 +164,9 @@ impl JobContext {
     pub fn params<P: DeserializeOwned>(&self) -> Result<P, JobError> {
         let text = self.0.job.params_text();
         serde_json::from_str(text).map_err(|error| {
-            // A worker without params reads `null`; one that wants an object is told so in its own words.
-            let error = match self.0.job.params {
-                None => serde_json::from_str::<P>("{}").err().unwrap_or(error),
-                Some(_) => error,
-            };
-            self.unfit(&OptionsError::whole(error.to_string()))
+            // Read again for the place of what does not fit.
+            let told = read_params::<P>(self.0.job.params.as_deref()).err();
+            self.unfit(&told.unwrap_or_else(|| OptionsError::whole(error.to_string())))
         })
     }
 

@@ -50,7 +50,7 @@ impl fmt::Debug for ParamsCheck {
 }
 
 /// Reads params as a run does, but keeps the path of what does not fit.
-fn read_params<P: DeserializeOwned>(params: Option<&RawValue>) -> Result<P, OptionsError> {
+pub(crate) fn read_params<P: DeserializeOwned>(params: Option<&RawValue>) -> Result<P, OptionsError> {
     let read = |text: &str| {
         let mut text = serde_json::Deserializer::from_str(text);
         serde_path_to_error::deserialize::<_, P>(&mut text).map_err(|error| OptionsError {
@@ -100,6 +100,15 @@ mod tests {
         assert_eq!(fault("null"), "the params do not fit type `resize`: missing field `to`");
         assert!(fault(r#"{"to":{"width":3},"tow":1}"#).contains("`tow`: unknown field `tow`, expected"));
         assert!(fault(r#"{"to":{"width":3},"to":{"width":3}}"#).contains("duplicate field `to`"));
+    }
+
+    #[test]
+    fn a_run_says_what_does_not_fit_in_the_same_words() {
+        for params in [r#"{"to":{"width":"3"}}"#, "{}", "null", r#"{"to":{"width":3},"to":{"width":3}}"#] {
+            let job = Job::from_json(format!(r#"{{"type":"resize","params":{params}}}"#).as_bytes()).unwrap();
+            let error = crate::JobContext::detached(job).params::<Resize>().err().unwrap();
+            assert_eq!(error.message(), fault(params));
+        }
     }
 
     #[test]
