@@ -10,6 +10,6 @@ with db:  # one transaction: both rows, or neither
     order = db.execute("INSERT INTO orders (item) VALUES ('tea')").lastrowid
     db.execute(
         "INSERT INTO jobs (type, params, retries) VALUES (?, ?, ?)",
-        ("cli", json.dumps({"command": ["echo", f"order {order}"]}), 3),
+        ("cli", json.dumps({"command": "echo", "params": [f"order {order}"]}), 3),
     )
 db.close()

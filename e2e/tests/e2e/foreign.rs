@@ -35,6 +35,19 @@ with db:
 }
 
 #[test]
+fn what_the_guides_script_enqueues_is_done() {
+    let place = Place::new();
+    place.write("quiet.toml", QUIET);
+    place.ganger(&["enqueue", "-c", "quiet.toml", "cli", "--", "true"]).ok();
+    let script = ganger_e2e::checkout().join("providers/disk/enqueue.py");
+    place.finish(place.command("python3").arg(script).arg("jobs.db")).ok();
+    place.ganger(&["run", "-c", "quiet.toml", "--once"]).ok();
+    let jobs = place.ganger(&["job", "ls", "-c", "quiet.toml", "--json"]).ok().json_lines();
+    assert_eq!(jobs[0]["attempts"][0]["output"], "order 1\n", "{}", jobs[0]);
+    assert_eq!(jobs[0]["state"], "done");
+}
+
+#[test]
 fn an_insert_that_is_rolled_back_is_no_job() {
     let place = Place::new();
     place.write("quiet.toml", QUIET);
