@@ -38,6 +38,7 @@ fn main() -> ExitCode {
         ["docs", "--check"] => docs::run(&root(), docs::Mode::Check),
         ["new-provider", name] => plugin::make(&root(), plugin::Kind::Provider, name),
         ["new-worker", name] => plugin::make(&root(), plugin::Kind::Worker, name),
+        ["new-provider" | "new-worker"] => Err(format!("{0} what? As in `cargo xtask {0} resize`", words[0])),
         [] | ["help" | "--help" | "-h"] => {
             println!("{USAGE}");
             Ok(())

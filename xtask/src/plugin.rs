@@ -55,7 +55,9 @@ impl Name {
                 && part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit())
         };
         if !plain.split('-').all(is_part) {
-            return Err(format!("`{plain}` is no plugin's name: small letters and digits, as in `my-store`"));
+            return Err(format!(
+                "`{plain}` is no plugin's name: words of small letters and digits that begin with a letter, as in `my-store`"
+            ));
         }
         let capital = |part: &str| part[..1].to_uppercase() + &part[1..];
         Ok(Name {

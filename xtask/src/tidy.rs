@@ -2,6 +2,7 @@
 
 mod arrows;
 mod layout;
+mod links;
 mod promises;
 mod rust;
 mod text;
@@ -75,6 +76,7 @@ pub(crate) fn run(root: &Path) -> Result<(), Fault> {
     breaches.extend(layout::check(&files));
     breaches.extend(text::check(&files));
     breaches.extend(promises::check(&files));
+    breaches.extend(links::check(&files));
     breaches.sort();
     for breach in &breaches {
         match breach.line {
