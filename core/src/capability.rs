@@ -24,6 +24,8 @@ pub struct Capabilities {
     pub after: bool,
     /// Remembers an exchange: the same token again gets the same answer.
     pub repeat: bool,
+    /// A wait may claim by itself ([`Provider::wait_and_claim`](crate::Provider::wait_and_claim)). Needs `repeat`.
+    pub wait_and_claim: bool,
     /// Stores follow-up jobs in the same step as a settlement.
     pub follow: bool,
     /// Takes jobs in ([`Sink`](crate::Sink)).
@@ -48,6 +50,7 @@ impl Capabilities {
         limit: false,
         after: false,
         repeat: false,
+        wait_and_claim: false,
         follow: false,
         sink: false,
         admin: false,
@@ -66,6 +69,7 @@ impl Capabilities {
             ("limit", self.limit),
             ("after", self.after),
             ("repeat", self.repeat),
+            ("wait_and_claim", self.wait_and_claim),
             ("follow", self.follow),
             ("sink", self.sink),
             ("admin", self.admin),

@@ -74,6 +74,24 @@ pub trait Provider: Sized + Send + Sync + 'static {
     /// - A wait that is dropped loses nothing.
     fn wait(&self, room: &Room) -> impl Future<Output = Result<(), ProviderError>> + Send;
 
+    /// Waits, and where the store can, makes the exchange in the same breath: its answer, or `None` when an
+    /// exchange may find work. `give` settles nothing. For a store that is a round trip away, which may so give a
+    /// job to a manager that waits without being asked again.
+    ///
+    /// A wait that ends without an answer, also by being dropped, may have claimed, or do it yet: its token is not
+    /// spent. The next exchange goes under it.
+    ///
+    /// # Behavior
+    /// - A wait that claims answers as an exchange would, with no suspect.
+    /// - An exchange under the token of a wait settles, and answers what the wait has claimed.
+    /// - A wait whose token was exchanged claims nothing.
+    fn wait_and_claim(
+        &self,
+        give: &Exchange,
+    ) -> impl Future<Output = Result<Option<Exchanged>, ProviderError>> + Send {
+        async { self.wait(&give.room).await.map(|()| None) }
+    }
+
     /// One atomic step, one round trip: applies the settlements, then leases what the room allows. Never waits
     /// for work.
     ///
@@ -278,6 +296,13 @@ pub trait DynProvider: Send + Sync {
     fn capabilities(&self) -> Capabilities;
     /// See [`Provider::wait`].
     fn wait<'a>(&'a self, room: &'a Room) -> BoxFuture<'a, Result<(), ProviderError>>;
+    /// See [`Provider::wait_and_claim`].
+    fn wait_and_claim<'a>(
+        &'a self,
+        give: &'a Exchange,
+    ) -> BoxFuture<'a, Result<Option<Exchanged>, ProviderError>> {
+        Box::pin(async { self.wait(&give.room).await.map(|()| None) })
+    }
     /// See [`Provider::exchange`].
     fn exchange<'a>(&'a self, give: &'a Exchange) -> BoxFuture<'a, Result<Exchanged, ProviderError>>;
     /// See [`Provider::renew`].
@@ -303,6 +328,12 @@ impl<P: Provider> DynProvider for Erased<P> {
     }
     fn wait<'a>(&'a self, room: &'a Room) -> BoxFuture<'a, Result<(), ProviderError>> {
         Box::pin(self.0.wait(room))
+    }
+    fn wait_and_claim<'a>(
+        &'a self,
+        give: &'a Exchange,
+    ) -> BoxFuture<'a, Result<Option<Exchanged>, ProviderError>> {
+        Box::pin(self.0.wait_and_claim(give))
     }
     fn exchange<'a>(&'a self, give: &'a Exchange) -> BoxFuture<'a, Result<Exchanged, ProviderError>> {
         Box::pin(self.0.exchange(give))

@@ -5,7 +5,7 @@
 //! leases count from when it was first sent; once two thirds of a lease are over, the token is given up (whatever
 //! was leased under it runs out by itself) and the verdicts go with a new one.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use ganger_core::{
     DynProvider, Exchange, Exchanged, ProviderError, Room, Settlement, Severity, Token, TypeRoom,
@@ -44,6 +44,8 @@ pub(crate) struct ExchangeLoop {
     provider: Arc<dyn DynProvider>,
     router: Router,
     pace: Option<Pace>,
+    /// The token of a wait that may have claimed, or may yet, and when it was sent: the next exchange has it.
+    waited: Option<(Token, Duration)>,
     /// Verdicts on their way; kept until they are answered.
     settle: Vec<Settlement>,
     urgent: bool,
@@ -101,6 +103,7 @@ impl ExchangeLoop {
             provider,
             router,
             pace,
+            waited: None,
             settle: Vec::new(),
             urgent: false,
             gather_since: None,
@@ -117,7 +120,9 @@ impl ExchangeLoop {
             match self.house.phase() {
                 Phase::Stopped => return,
                 Phase::Running => {}
-                _ if self.settle.is_empty() && self.source.held.open() == 0 => return,
+                _ if self.settle.is_empty() && self.waited.is_none() && self.source.held.open() == 0 => {
+                    return;
+                }
                 _ => {}
             }
             let mut ask = self.ask();
@@ -133,7 +138,7 @@ impl ExchangeLoop {
                     continue;
                 }
                 Step::Wait => {
-                    if !self.wait_for_work(&ask.room).await {
+                    if !self.wait_for_work(&ask).await {
                         continue;
                     }
                     self.dry.fill(false);
@@ -205,6 +210,9 @@ impl ExchangeLoop {
     /// What to do. Worth an exchange at once are a verdict that somebody waits for, a pool that runs low, and, where
     /// no jobs wait in any pool, whatever there is; all else is gathered a little.
     fn next_step(&mut self, ask: &Ask) -> Step {
+        if self.waited.is_some() {
+            return Step::Go;
+        }
         let settles = !self.settle.is_empty();
         if !settles && (ask.room.is_none() || !self.more) {
             self.gather_since = None;
@@ -232,14 +240,25 @@ impl ExchangeLoop {
 
     /// Until the provider has something; whether it may. The wait is ended and begun again now and then: a wake-up
     /// that got lost must not be waited for.
-    async fn wait_for_work(&mut self, room: &Room) -> bool {
-        let limit = self.source.lease() / 3;
+    async fn wait_for_work(&mut self, ask: &Ask) -> bool {
+        let claims = self.provider.capabilities().wait_and_claim;
+        // What a wait claims counts from when it began: there must be time left to renew it.
+        let limit = self.source.lease() / if claims { 6 } else { 3 };
         let phase = self.house.phase();
-        let waited = tokio::select! {
-            biased;
-            () = self.source.bell.notified() => return false,
-            () = self.house.left(phase) => return false,
-            waited = timeout(limit, self.provider.wait(room)) => waited,
+        let (token, sent) = (self.token(), self.house.clock.monotonic());
+        if claims {
+            self.waited = Some((token, sent));
+        }
+        let give = Exchange { token, settle: Vec::new(), room: ask.room.clone(), lease: self.source.lease() };
+        let provider = self.provider.clone();
+        let mut wait = pin!(timeout(limit, provider.wait_and_claim(&give)));
+        let waited = loop {
+            tokio::select! {
+                biased;
+                () = self.source.bell.notified() => if self.has_changed(&give.room) { return false },
+                () = self.house.left(phase) => return false,
+                waited = &mut wait => break waited,
+            }
         };
         match waited {
             Ok(Err(error)) => {
@@ -249,8 +268,32 @@ impl ExchangeLoop {
                 }
                 false
             }
-            Ok(Ok(())) | Err(_) => true,
+            Ok(Ok(Some(answer))) => {
+                self.waited = None;
+                self.source.well(&self.house, "exchange");
+                let asked = self.still_asked(&ask.by_pool);
+                self.take_answer(answer, &give, sent, None, &asked).await;
+                false
+            }
+            Ok(Ok(None)) | Err(_) => true,
         }
+    }
+
+    /// Whether a wait for this room is over. One that claims goes on as long as nothing is to be settled and the same
+    /// types have room: to end it costs an exchange.
+    fn has_changed(&mut self, room: &Room) -> bool {
+        self.collect();
+        let kinds = |room: &Room| room.types.iter().map(|of| of.kind.clone()).collect::<Vec<_>>();
+        self.waited.is_none() || !self.settle.is_empty() || kinds(&self.ask().room) != kinds(room)
+    }
+
+    /// What there is room for of what was asked: a wait reserves none, and others may have filled it. A pool that
+    /// closes takes nothing anyway.
+    fn still_asked(&self, by_pool: &[(usize, u32)]) -> Vec<(usize, u32)> {
+        let running = self.house.phase() == Phase::Running;
+        let left =
+            |at: usize, jobs: u32| if running { jobs.min(self.pools.all()[at].room_now()) } else { jobs };
+        by_pool.iter().map(|(at, jobs)| (*at, left(*at, *jobs))).collect()
     }
 
     /// Waits, unless the orders change.
@@ -295,15 +338,17 @@ impl ExchangeLoop {
         let asked_suspect = ask.room.suspect;
         let permit = ask.room.crashed.then(|| CrashPermit::take(&self.house.crash_permit)).flatten();
         ask.room.crashed = permit.is_some();
+        let waited = self.waited.take();
         let mut give = Exchange {
-            token: self.token(),
+            token: waited.map_or_else(|| self.token(), |(token, _)| token),
             settle: std::mem::take(&mut self.settle),
             room: ask.room,
             lease: self.source.lease(),
         };
         let asked = ask.by_pool.clone();
         let mut reserved = Some(ask.by_pool);
-        let (answer, sent) = match self.until_answered(&mut give, &mut reserved).await {
+        let first_sent = waited.map_or_else(|| self.house.clock.monotonic(), |(_, sent)| sent);
+        let (answer, sent) = match self.until_answered(&mut give, first_sent, &mut reserved).await {
             Some(answered) => answered,
             None => {
                 self.unreserve(reserved);
@@ -333,10 +378,10 @@ impl ExchangeLoop {
     async fn until_answered(
         &mut self,
         give: &mut Exchange,
+        mut first_sent: Duration,
         reserved: &mut Option<Vec<(usize, u32)>>,
     ) -> Option<(Exchanged, Duration)> {
         let lease = give.lease;
-        let mut first_sent = self.house.clock.monotonic();
         let mut backing = Backing::new(give.token.seq);
         loop {
             let answered = tokio::select! {

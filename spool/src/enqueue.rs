@@ -23,6 +23,7 @@ pub const CAPABILITIES: Capabilities = Capabilities {
     limit: false,
     after: false,
     repeat: true,
+    wait_and_claim: false,
     follow: true,
     sink: true,
     admin: true,

@@ -183,6 +183,11 @@ impl Pool {
         PoolFigures { slots: self.slots, busy: state.busy, queued: state.queue.len() as u32 }
     }
 
+    /// How many jobs there is room for just now.
+    pub(crate) fn room_now(&self) -> u32 {
+        self.state().room(self.slots)
+    }
+
     /// How many jobs a source may ask for, and whether that is urgent. A source that is told of no or little
     /// room is rung when there is more.
     pub(crate) fn room(&self, source: u32, now: Duration) -> PoolRoom {

@@ -4,7 +4,7 @@
 -- KEYS[2..]  the producers' lists, in the order in which they are read now
 -- ARGV       1 format, 2 manager, 3 token, 4 the token's number, 5 lease in ms, 6 room in jobs, 7 room in bytes,
 --            8 1 if a suspect may be leased, 9 1 if one that has crashed may,
---            10 how many types have room: type, jobs for each;
+--            10 1 if it stands behind a wait, and settles nothing, 11 how many types have room: type, jobs for each;
 --            how many claims have items that are simply done: token, bits for each;
 --            how many other settlements: token, index, verdict, time, reason, what is spent (r, c or nothing), run,
 --            type, output, keep in ms, the dead job that was handled, how, how many follow: type, time due or 0,
@@ -12,6 +12,7 @@
 -- Answers    { the stale ones as token/index, 1 if there may be more, how many envelopes come first, when it was
 --            claimed, bits of the open ones, the items packed }
 despite_oom()
+local waits = ARGV[10] == '1'
 local manager, token, seq, lease = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local meta = call('HMGET', K .. 'meta', 'oldest', 'seen', 'hold', 'last:' .. manager)
 local refused = refusal(meta[1])
@@ -30,10 +31,14 @@ local function answer(stale, more)
   return { stale, more, claim.envelopes, text(claim.at), claim.bits, call('HGET', K .. 'claims', token .. 'i') or '' }
 end
 
+-- What a wait has claimed under this token.
+local claimed
 if meta[4] then
-  local newest, more, stale = string.match(meta[4], '^(%d+) (%d)(.*)$')
+  local newest, more, by_wait, stale = string.match(meta[4], '^(%d+) (%d)(w?)(.*)$')
   newest = tonumber(newest)
-  if seq == newest then
+  if seq == newest and by_wait == 'w' and not waits then
+    claimed = tonumber(more)
+  elseif seq == newest then
     local list = {}
     for one in string.gmatch(stale, '%S+') do
       list[#list + 1] = one
@@ -44,8 +49,18 @@ if meta[4] then
     return { {}, 0, 0, text(now), '', '' }
   end
 end
+if waits then
+  local any = false
+  for i = 2, #KEYS do
+    any = any or call('LLEN', KEYS[i]) > 0
+  end
+  if not any then
+    -- The read has run out. It leaves no trace, so that it may be begun again.
+    return { {}, 0, 0, text(now), '', '' }
+  end
+end
 
-local arg = 10
+local arg = 11
 local function next_arg()
   arg = arg + 1
   return ARGV[arg]
@@ -53,7 +68,7 @@ end
 
 local room = {}
 local types = {}
-for i = 1, tonumber(ARGV[10]) do
+for i = 1, tonumber(ARGV[11]) do
   types[i] = next_arg()
   room[types[i]] = tonumber(next_arg())
 end
@@ -276,7 +291,7 @@ local function cancelled(claim, index, e)
   finish(e, 'cancelled', now, '', '', false)
 end
 
-if jobs > 0 and #types > 0 then
+if jobs > 0 and #types > 0 and not claimed then
   local claim, index, e
   if ARGV[8] == '1' and now >= hold then
     claim, index, e = find_suspect(now, room, ARGV[9] == '1', seq, cancelled)
@@ -316,9 +331,13 @@ if n > 0 then
   write_claim({ token = token, envelopes = envelopes, packed = n, at = now, indexed = indexed, bits = bits }, packed)
   call('ZADD', K .. 'leases', now + lease, token)
 end
-local last = text(seq) .. ' ' .. more .. table.concat(stale, ' ')
+more = claimed or more
+local last = text(seq) .. ' ' .. more .. (waits and 'w' or '') .. table.concat(stale, ' ')
 call('HSET', K .. 'meta', 'seen', now, 'last:' .. manager, last)
 if rings then
   call('PUBLISH', K .. 'bell', '')
+end
+if claimed then
+  return answer(stale, claimed)
 end
 return { stale, more, envelopes, text(now), bits, packed }

@@ -1,27 +1,25 @@
 //! What wakes a wait: blocking reads that take nothing, and the bell that ganger's own scripts ring.
 //!
 //! A blocking `BLMOVE` from the head of a producers' list to its own head returns as soon as the list has an entry, and
-//! leaves it where it is: no crash can lose it, and the order stays.
+//! leaves it where it is: no crash can lose it, and the order stays. Behind the read, on the same connection, stands the
+//! exchange that is to come then: Redis runs it as soon as the read returns, and a job reaches a manager that waits with
+//! one answer.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
 use redis::Value;
 use tokio::{
-    sync::Notify,
+    sync::{Notify, mpsc, watch},
     task::JoinHandle,
     time::{sleep, timeout},
 };
 
 use crate::{
     error::CallError,
+    exchange::is_claim,
     link::{Link, Server},
+    script::Call,
     store::Keys,
 };
 
@@ -41,35 +39,43 @@ pub(crate) struct Signals {
     pub(crate) work: Notify,
     /// A job has ended.
     pub(crate) ended: Notify,
-    /// A wait begins: the blocking reads begin too.
-    begin: Vec<Notify>,
-    waiting: AtomicUsize,
+}
+
+/// What a wait has the reads do.
+#[derive(Clone)]
+struct Order {
+    /// The call that the server makes as soon as a read finds something.
+    claim: Option<Arc<Call>>,
+    /// Told once: the answer to the claim, or that there may be work.
+    tell: mpsc::Sender<Option<Value>>,
 }
 
 /// The tasks that wake waits.
 pub(crate) struct Bell {
     pub(crate) signals: Arc<Signals>,
+    orders: watch::Sender<Option<Order>>,
     tasks: Vec<JoinHandle<()>>,
 }
 
 impl Bell {
     pub(crate) fn start(server: &Arc<Server>, keys: &Keys) -> Bell {
-        let begin = keys.lists.iter().map(|_| Notify::new()).collect();
-        let signals = Arc::new(Signals { begin, ..Signals::default() });
+        let signals = Arc::new(Signals::default());
+        let orders = watch::Sender::new(None);
         let hear = hear(server.clone(), signals.clone(), keys.own("bell"), keys.own("ended"));
         let mut tasks = vec![server.handle().spawn(hear)];
-        for (at, list) in keys.lists.iter().enumerate() {
-            let read = read(Link::new(server.clone()), signals.clone(), at, list.clone());
+        for list in &keys.lists {
+            let read = read(Link::new(server.clone()), orders.subscribe(), list.clone());
             tasks.push(server.handle().spawn(read));
         }
-        Bell { signals, tasks }
+        Bell { signals, orders, tasks }
     }
 
-    /// Begins a wait: from now on the blocking reads are under way, until what this returns is dropped.
-    pub(crate) fn waiting(&self) -> Waiting<'_> {
-        self.signals.waiting.fetch_add(1, Ordering::AcqRel);
-        self.signals.begin.iter().for_each(Notify::notify_one);
-        Waiting(&self.signals)
+    /// Has all lists read until one has an entry, and `claim` called there and then. It ends with the receiver, which
+    /// another order closes.
+    pub(crate) fn order(&self, claim: Option<Arc<Call>>) -> mpsc::Receiver<Option<Value>> {
+        let (tell, told) = mpsc::channel(1);
+        self.orders.send_replace(Some(Order { claim, tell }));
+        told
     }
 
     pub(crate) fn stop(&self) {
@@ -83,36 +89,44 @@ impl Drop for Bell {
     }
 }
 
-/// A wait that is under way.
-pub(crate) struct Waiting<'a>(&'a Signals);
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-/// Reads one list while somebody waits.
-async fn read(link: Link, signals: Arc<Signals>, at: usize, list: String) {
+/// Reads one list as it is ordered to.
+async fn read(link: Link, mut orders: watch::Receiver<Option<Order>>, list: String) {
     let mut command = redis::cmd("BLMOVE");
     command.arg(&list).arg(&list).arg("LEFT").arg("LEFT").arg(READ_SECS);
-    loop {
-        signals.begin[at].notified().await;
-        while signals.waiting.load(Ordering::Acquire) > 0 {
-            match link.call_within(&command, READ_LIMIT).await {
-                Ok(Value::Nil) => {}
-                Ok(_) => {
-                    signals.work.notify_waiters();
-                    break;
+    while orders.changed().await.is_ok() {
+        let Some(Order { claim, tell }) = orders.borrow_and_update().clone() else { continue };
+        while !tell.is_closed() {
+            let found = match &claim {
+                Some(claim) => claim.send_behind(&command, &link).await.map(found),
+                None => link
+                    .call_within(&command, READ_LIMIT)
+                    .await
+                    .map(|read| (read != Value::Nil).then_some(None)),
+            };
+            match found {
+                Ok(None) => continue,
+                Ok(Some(answer)) => {
+                    // Whoever was told already, or waits no more, needs no second word.
+                    let _ = tell.try_send(answer);
                 }
                 Err(error) => {
                     tracing::debug!(list, ?error, "a blocking read failed");
                     // Whoever waits asks Redis itself, and tells what it says.
-                    signals.work.notify_waiters();
+                    let _ = tell.try_send(None);
                     sleep(PAUSE).await;
                 }
             }
+            break;
         }
+    }
+}
+
+/// What a read and the claim behind it came to: nothing yet, an answer to the claim, or something to be looked at.
+fn found((read, answer): (Value, Value)) -> Option<Option<Value>> {
+    match (is_claim(&answer), read) {
+        (true, _) => Some(Some(answer)),
+        (false, Value::Nil) => None,
+        (false, _) => Some(None),
     }
 }
 

@@ -1,5 +1,7 @@
 //! An exchange, put into arguments and read out of an answer.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use ganger_core::{
     Attempt, Entry, Exchange, Exchanged, FirstClaim, Job, LeaseRef, Leased, Output, Record, Settlement,
@@ -21,14 +23,29 @@ use crate::{
 impl Store {
     /// One exchange.
     pub(crate) async fn exchange(&self, give: &Exchange) -> Result<Exchanged, CallError> {
-        let answer = self.exchange_call(give).send(&self.work).await?;
+        let answer = self.exchange_call(give, false).send(&self.work).await?;
         self.keeps.forget(give.settle.iter().map(|one| one.lease));
+        self.read(give, answer).await
+    }
+
+    /// Reads an exchange's answer.
+    async fn read(&self, give: &Exchange, answer: Value) -> Result<Exchanged, CallError> {
         let (mut exchanged, keyed) = self.read_answer(give, answer)?;
         self.mark_duplicates(give.token, keyed, &mut exchanged.leased).await?;
         Ok(exchanged)
     }
 
-    fn exchange_call(&self, give: &Exchange) -> Call {
+    /// One exchange that the server makes itself when a list has an entry; `None` when an exchange may find work.
+    pub(crate) async fn exchange_later(&self, give: &Exchange) -> Result<Option<Exchanged>, CallError> {
+        let call = Arc::new(self.exchange_call(give, true));
+        match self.await_work(&give.room, Some(call)).await? {
+            Some(answer) => self.read(give, answer).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// An exchange's call; behind a wait it takes no suspect.
+    fn exchange_call(&self, give: &Exchange, waits: bool) -> Call {
         let mut call = self.script_on_lists(&EXCHANGE);
         let room = &give.room;
         call.arg(&self.manager)
@@ -37,8 +54,9 @@ impl Store {
             .arg(millis(give.lease))
             .arg(room.jobs)
             .arg(room.bytes)
-            .arg(u8::from(room.suspect))
-            .arg(u8::from(room.crashed));
+            .arg(u8::from(room.suspect && !waits))
+            .arg(u8::from(room.crashed && !waits))
+            .arg(u8::from(waits));
         let types = || room.types.iter().filter(|of| of.jobs > 0);
         call.arg(types().count());
         for of in types() {
@@ -194,6 +212,11 @@ impl Store {
         }
         Ok((leased, keyed))
     }
+}
+
+/// Whether an exchange's answer has leased something.
+pub(crate) fn is_claim(answer: &Value) -> bool {
+    matches!(answer, Value::Array(fields) if matches!(fields.last(), Some(Value::BulkString(packed)) if !packed.is_empty()))
 }
 
 /// A claim that is being read.

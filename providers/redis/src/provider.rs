@@ -7,9 +7,14 @@ use ganger_core::{
     Room, Sink,
 };
 use redis::Value;
-use tokio::time::timeout;
+use tokio::time::sleep;
 
-use crate::{RedisConfig, error::CallError, script::PEEK, store::Store};
+use crate::{
+    RedisConfig,
+    error::CallError,
+    script::{Call, PEEK},
+    store::Store,
+};
 
 /// How long a wait lasts at most before it looks again.
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -34,6 +39,7 @@ impl Provider for RedisProvider {
         schedule: true,
         unique: true,
         repeat: true,
+        wait_and_claim: true,
         follow: true,
         sink: true,
         admin: true,
@@ -50,18 +56,15 @@ impl Provider for RedisProvider {
     }
 
     async fn wait(&self, room: &Room) -> Result<(), ProviderError> {
-        let signals = &self.store.bell.signals;
-        let mut rung = std::pin::pin!(signals.work.notified());
-        // Armed before the look, so that a bell in between is not missed.
-        rung.as_mut().enable();
-        let _waiting = self.store.bell.waiting();
-        let pause =
-            self.store.peek(room).await.map_err(|error| self.store.error("waiting for work", error))?;
-        if !pause.is_zero() {
-            // Either way, an exchange may find work.
-            let _ = timeout(pause, rung).await;
-        }
+        self.store
+            .await_work(room, None)
+            .await
+            .map_err(|error| self.store.error("waiting for work", error))?;
         Ok(())
+    }
+
+    async fn wait_and_claim(&self, give: &Exchange) -> Result<Option<Exchanged>, ProviderError> {
+        self.store.exchange_later(give).await.map_err(|error| self.store.error("waiting for work", error))
     }
 
     async fn exchange(&self, give: &Exchange) -> Result<Exchanged, ProviderError> {
@@ -90,6 +93,28 @@ impl Provider for RedisProvider {
 }
 
 impl Store {
+    /// Waits until there may be something for this room: with the answer to `claim` where a list had it.
+    pub(crate) async fn await_work(
+        &self,
+        room: &Room,
+        claim: Option<Arc<Call>>,
+    ) -> Result<Option<Value>, CallError> {
+        let mut rung = std::pin::pin!(self.bell.signals.work.notified());
+        // Armed before the look, so that a bell in between is not missed. What is pushed in between, a read finds.
+        rung.as_mut().enable();
+        let pause = self.peek(room).await?;
+        if pause.is_zero() {
+            return Ok(None);
+        }
+        let mut told = self.bell.order(claim);
+        tokio::select! {
+            biased;
+            told = told.recv() => Ok(told.flatten()),
+            () = rung => Ok(None),
+            () = sleep(pause) => Ok(None),
+        }
+    }
+
     /// How long there is surely nothing for this room; zero if there may be something now.
     async fn peek(&self, room: &Room) -> Result<Duration, CallError> {
         if room.is_none() {

@@ -78,6 +78,15 @@ impl Call {
         }
     }
 
+    /// Has it called as soon as `first`, which may block, has its answer: both answers.
+    pub(crate) async fn send_behind(&self, first: &Cmd, link: &Link) -> Result<(Value, Value), CallError> {
+        let both = link.call_both(first, &self.command).await;
+        if both.as_ref().is_err_and(CallError::is_no_script) {
+            link.call(redis::cmd("SCRIPT").arg("LOAD").arg(&self.script.text)).await?;
+        }
+        both
+    }
+
     /// Calls it, and waits until those who must have what it wrote have it.
     pub(crate) async fn send_and_hold(&self, link: &Link, holders: Holders) -> Result<Value, CallError> {
         let Some(wait) = holders.wait() else { return self.send(link).await };

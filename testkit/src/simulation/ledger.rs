@@ -106,6 +106,11 @@ impl Ledger {
         });
     }
 
+    /// A manager waits, and has the store claim meanwhile.
+    pub fn waits(&self, give: &Exchange) {
+        self.book().waits(give);
+    }
+
     /// A store applied an exchange, maybe again.
     pub fn exchanged(&self, store: u8, give: &Exchange, answer: &Exchanged) {
         let mut book = self.book();

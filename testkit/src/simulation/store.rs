@@ -63,6 +63,7 @@ impl SimStore {
             schedule: true,
             priority: true,
             repeat: true,
+            wait_and_claim: true,
             follow: true,
             sink: true,
             find: true,
@@ -156,6 +157,29 @@ impl DynProvider for SimStore {
                 let pause = self.disk().now.pause(room, now, wall, self.0.can.filter);
                 let Some(pause) = pause else { return Ok(()) };
                 // Either way, look again.
+                let _ = timeout(pause, changed).await;
+            }
+        })
+    }
+
+    fn wait_and_claim<'a>(
+        &'a self,
+        give: &'a Exchange,
+    ) -> BoxFuture<'a, Result<Option<Exchanged>, ProviderError>> {
+        Box::pin(async move {
+            if !self.0.can.wait_and_claim {
+                return self.wait(&give.room).await.map(|()| None);
+            }
+            loop {
+                let mut changed = std::pin::pin!(self.0.changed.notified());
+                changed.as_mut().enable();
+                let (now, wall) = (self.0.clock.monotonic(), self.0.clock.wall());
+                let claimed = self.change(|contents| contents.claim_by_wait(give, now, wall, &self.0.can));
+                if let Some(answer) = claimed {
+                    return Ok(Some(answer));
+                }
+                let pause = self.disk().now.pause(&give.room, now, wall, self.0.can.filter);
+                let Some(pause) = pause else { return Ok(None) };
                 let _ = timeout(pause, changed).await;
             }
         })

@@ -15,7 +15,7 @@ use ganger_core::{
     JobId, LeaseRef, ProviderError, Refused, Room, Sink, State,
 };
 use tokio::{
-    sync::oneshot,
+    sync::{Notify, oneshot},
     time::{Instant, sleep},
 };
 
@@ -31,6 +31,7 @@ pub struct Weather {
     out: AtomicU8,
     /// How often the store was started.
     epoch: AtomicU64,
+    restarted: Notify,
 }
 
 /// What does not get through at all.
@@ -63,6 +64,7 @@ impl Weather {
     /// The store is started anew: what was on its way to it is lost.
     pub fn restart(&self) {
         self.epoch.fetch_add(1, Ordering::Relaxed);
+        self.restarted.notify_waiters();
     }
 
     /// Whether everything gets through, as fast as it can.
@@ -150,6 +152,37 @@ impl Wire {
         Passage::Late { request, reply, again }
     }
 
+    /// Has an order stand at the store: until it has claimed, the store is started anew, or for a while after nobody
+    /// waits for it any more.
+    fn stand(
+        &self,
+        give: Exchange,
+        after: Duration,
+    ) -> oneshot::Receiver<Result<Option<Exchanged>, ProviderError>> {
+        let (mut tell, told) = oneshot::channel();
+        let (store, number, ledger) = (self.store.clone(), self.number, self.ledger.clone());
+        let (weather, epoch, linger) =
+            (self.weather.clone(), self.weather.epoch(), self.chance().millis(0, 2_000));
+        tokio::spawn(async move {
+            sleep(after).await;
+            let restarted = weather.restarted.notified();
+            if weather.epoch() != epoch {
+                return;
+            }
+            let answer = tokio::select! {
+                biased;
+                () = restarted => return,
+                answer = store.wait_and_claim(&give) => answer,
+                () = async { tell.closed().await; sleep(linger).await } => return,
+            };
+            if let Ok(Some(answer)) = &answer {
+                ledger.exchanged(number, &give, answer);
+            }
+            let _ = tell.send(answer);
+        });
+        told
+    }
+
     /// Carries a call: `arrive` is what it does at the store, each time that it arrives there.
     async fn carry<T, A, R>(&self, arrive: A) -> Result<T, ProviderError>
     where
@@ -215,6 +248,50 @@ impl DynProvider for Wire {
                     Ok(())
                 }
                 _ => self.store.wait(room).await,
+            }
+        })
+    }
+
+    fn wait_and_claim<'a>(
+        &'a self,
+        give: &'a Exchange,
+    ) -> BoxFuture<'a, Result<Option<Exchanged>, ProviderError>> {
+        if !self.store.capabilities().wait_and_claim {
+            return Box::pin(async { self.wait(&give.room).await.map(|()| None) });
+        }
+        self.ledger.waits(give);
+        Box::pin(async move {
+            let (request, reply, heard) = match self.draw() {
+                Passage::Refused => return Err(ProviderError::transient("connection refused")),
+                Passage::Swallowed => return pending().await,
+                Passage::ReplyLost { told } => (Duration::ZERO, Duration::ZERO, Err(told)),
+                Passage::Plain => (Duration::ZERO, Duration::ZERO, Ok(true)),
+                // One for nothing, and the order stands.
+                Passage::Late { request, reply, again: Some(_) } => (request, reply, Ok(false)),
+                Passage::Late { request, reply, again: None } => (request, reply, Ok(true)),
+            };
+            let told = self.stand(give.clone(), self.latency + request);
+            match heard {
+                Ok(false) => {
+                    sleep(self.latency + reply).await;
+                    Ok(None)
+                }
+                Ok(true) => {
+                    let answer =
+                        told.await.unwrap_or_else(|_| Err(ProviderError::transient("connection reset")));
+                    sleep(reply).await;
+                    if let Ok(Some(answer)) = &answer {
+                        self.ledger.heard(give, answer);
+                    }
+                    answer
+                }
+                Err(is_told) => {
+                    let _ = told.await;
+                    if is_told {
+                        return Err(ProviderError::transient("connection reset"));
+                    }
+                    pending().await
+                }
             }
         })
     }

@@ -194,6 +194,7 @@ fn draw_places(chance: &mut Chance, start: Instant) -> Vec<Place> {
         schedule: true,
         priority: true,
         repeat: true,
+        wait_and_claim: true,
         follow: true,
         sink: true,
         find: true,
@@ -201,8 +202,9 @@ fn draw_places(chance: &mut Chance, start: Instant) -> Vec<Place> {
         ..Capabilities::NONE
     };
     let follow = !chance.hits(15);
-    let can =
-        Capabilities { filter: !chance.hits(15), repeat: !chance.hits(15), follow, sink: follow, ..able };
+    let (filter, repeat) = (!chance.hits(15), !chance.hits(15));
+    let wait_and_claim = repeat && chance.hits(50);
+    let can = Capabilities { filter, repeat, wait_and_claim, follow, sink: follow, ..able };
     let place = |name, number, can| Place {
         name,
         number,

@@ -14,7 +14,10 @@ use ganger_core::{
     Beat, DynProvider, Exchange, Exchanged, LeaseRef, Room, Settlement, Timestamp, Token, TypeRoom, Verdict,
     draw_incarnation,
 };
-use tokio::{task::JoinHandle, time::Instant};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
 
 /// What a crew has done: how often each job ran.
 #[derive(Clone)]
@@ -81,6 +84,13 @@ pub(crate) fn hire(url: String, ways: Ways, tally: Tally) -> JoinHandle<()> {
     })
 }
 
+/// What was done and is not settled.
+#[derive(Default)]
+struct Open {
+    settle: Vec<Settlement>,
+    labels: Vec<(LeaseRef, String, bool)>,
+}
+
 struct Member {
     provider: Arc<dyn DynProvider>,
     incarnation: u64,
@@ -91,35 +101,47 @@ struct Member {
 
 impl Member {
     async fn work(&self) {
-        let mut settle = Vec::new();
-        let mut labels = Vec::new();
+        let mut open = Open::default();
+        // The token of a wait that may have claimed.
+        let mut waited = None;
         loop {
-            let give = Exchange {
-                token: Token {
-                    incarnation: self.incarnation,
-                    seq: self.seq.fetch_add(1, Ordering::Relaxed) + 1,
-                },
-                settle: std::mem::take(&mut settle),
-                room: any(self.ways.jobs),
-                lease: self.ways.lease,
-            };
-            let (answer, sent) = self.until_answered(&give).await;
-            self.settled(&give.settle, &answer, &mut labels);
-            let is_late = sent.elapsed() >= self.ways.lease * 2 / 3;
-            let leases: Vec<LeaseRef> =
-                answer.leased.iter().map(|one| LeaseRef { token: give.token, index: one.index }).collect();
-            if !is_late && !leases.is_empty() {
-                self.run(&answer, &leases).await;
+            let (token, began) = waited.take().unwrap_or_else(|| self.begin());
+            let settle = std::mem::take(&mut open.settle);
+            let give = self.give(token, settle);
+            let answer = self.until_answered(&give).await;
+            self.settled(&give.settle, &answer, &mut open.labels);
+            self.take(token, began, &answer, &mut open).await;
+            if answer.leased.is_empty() && !answer.more && open.settle.is_empty() {
+                let (token, began) = self.begin();
+                let give = self.give(token, Vec::new());
+                match timeout(self.ways.lease / 6, self.provider.wait_and_claim(&give)).await {
+                    Ok(Ok(Some(answer))) => self.take(token, began, &answer, &mut open).await,
+                    _ => waited = Some((token, began)),
+                }
             }
-            for (one, lease) in answer.leased.iter().zip(leases) {
-                let verdict = if is_late { Verdict::Release } else { Verdict::Done };
-                settle.push(Settlement::new(lease, verdict.clone()));
-                labels.push((lease, label(one), verdict == Verdict::Done));
-            }
-            if answer.leased.is_empty() && !answer.more && settle.is_empty() {
-                let limit = self.ways.lease / 3;
-                let _ = tokio::time::timeout(limit, self.provider.wait(&any(self.ways.jobs))).await;
-            }
+        }
+    }
+
+    fn begin(&self) -> (Token, Instant) {
+        let seq = self.seq.fetch_add(1, Ordering::Relaxed) + 1;
+        (Token { incarnation: self.incarnation, seq }, Instant::now())
+    }
+
+    fn give(&self, token: Token, settle: Vec<Settlement>) -> Exchange {
+        Exchange { token, settle, room: any(self.ways.jobs), lease: self.ways.lease }
+    }
+
+    async fn take(&self, token: Token, began: Instant, answer: &Exchanged, open: &mut Open) {
+        let is_late = began.elapsed() >= self.ways.lease * 2 / 3;
+        let leases: Vec<LeaseRef> =
+            answer.leased.iter().map(|one| LeaseRef { token, index: one.index }).collect();
+        if !is_late && !leases.is_empty() {
+            self.run(answer, &leases).await;
+        }
+        for (one, lease) in answer.leased.iter().zip(leases) {
+            let verdict = if is_late { Verdict::Release } else { Verdict::Done };
+            open.settle.push(Settlement::new(lease, verdict.clone()));
+            open.labels.push((lease, label(one), verdict == Verdict::Done));
         }
     }
 
@@ -137,12 +159,11 @@ impl Member {
         }
     }
 
-    async fn until_answered(&self, give: &Exchange) -> (Exchanged, Instant) {
-        let sent = Instant::now();
+    async fn until_answered(&self, give: &Exchange) -> Exchanged {
         loop {
-            let answered = tokio::time::timeout(self.ways.lease / 3, self.provider.exchange(give)).await;
+            let answered = timeout(self.ways.lease / 3, self.provider.exchange(give)).await;
             if let Ok(Ok(answer)) = answered {
-                return (answer, sent);
+                return answer;
             }
             // tidy: allow(sleep), a manager pauses before it asks again
             tokio::time::sleep(Duration::from_millis(20)).await;

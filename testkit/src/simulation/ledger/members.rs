@@ -95,7 +95,9 @@ impl Book {
             return;
         }
         let all = self.leases.keys().filter(|lease| lease.token.incarnation == incarnation);
-        let left: Vec<String> = all.filter(|lease| member.holds(lease)).map(words::lease).collect();
+        // A lease that it was told to have lost may come back with a snapshot; it knows nothing of that.
+        let holds = |lease: &&LeaseRef| member.holds(lease) && !member.lost.contains_key(*lease);
+        let left: Vec<String> = all.filter(holds).map(words::lease).collect();
         self.expect(left.is_empty(), || {
             format!("P7: {} drained and left {} behind", words::member(incarnation), left.join(", "))
         });
@@ -108,7 +110,8 @@ impl Book {
             return self.violate(format!("P3: token {token} is no manager's own"));
         };
         let last = member.newest.insert(store, (token.seq, content));
-        let again = member.first_sent.contains_key(&token.seq);
+        // Under the token of a wait it is another exchange, and the first.
+        let again = last.as_ref().is_some_and(|(seq, _)| *seq == token.seq);
         member.first_sent.entry(token.seq).or_insert(now);
         let asks = !again && !give.room.is_none();
         let draining = asks && member.draining.is_some_and(|since| since + SLACK < now);
@@ -129,6 +132,17 @@ impl Book {
         self.expect(!(asks && away), || {
             format!("P6: {token} asks for jobs after an absence, and has not renewed what it holds")
         });
+    }
+
+    pub(super) fn waits(&mut self, give: &Exchange) {
+        let (now, token) = (Instant::now(), give.token);
+        let Some(member) = self.members.get_mut(&token.incarnation) else {
+            return self.violate(format!("P3: token {token} is no manager's own"));
+        };
+        member.first_sent.entry(token.seq).or_insert(now);
+        let draining = member.draining.is_some_and(|since| since + SLACK < now);
+        self.note(|| format!("{}-{} waits", words::member(token.incarnation), token.seq));
+        self.expect(!draining, || format!("P7: {token} waits for jobs while it drains"));
     }
 
     fn note_sent(&mut self, give: &Exchange, again: bool) {

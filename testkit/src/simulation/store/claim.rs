@@ -18,17 +18,19 @@ impl Contents {
     ) -> Exchanged {
         self.note_contact(now);
         if can.repeat
-            && let Some(answer) = self.answers.iter().find(|answer| answer.token == give.token)
+            && let Some(answer) =
+                self.answers.iter().find(|answer| answer.token == give.token && !answer.by_wait)
         {
             let (stale, more) = (answer.stale.clone(), answer.more);
             return Exchanged { stale, leased: self.leased(give.token), more };
         }
-        let newest = self.newest.entry(give.token.incarnation).or_default();
-        if give.token.seq <= *newest {
+        let waited = self.answers.iter().position(|answer| answer.token == give.token);
+        let waited = waited.and_then(|at| self.answers.remove(at));
+        if waited.is_none() && !self.is_newer(give.token) {
             // Overtaken by one that its manager sent when it had given this one up: nobody waits for it.
             return Exchanged::default();
         }
-        *newest = give.token.seq;
+        self.newest.insert(give.token.incarnation, give.token.seq);
         let stale: Vec<LeaseRef> = give
             .settle
             .iter()
@@ -37,14 +39,50 @@ impl Contents {
             .collect();
         self.unsynced |= !give.settle.is_empty();
         self.sweep(now, wall);
-        self.claim(give, now, wall, can.filter);
+        if waited.is_none() {
+            self.claim(give, now, wall, can.filter);
+        }
+        self.answered(give, now, stale, false, can)
+    }
+
+    /// A claim by a wait, of jobs that are no suspects; `None` where there is nothing, or the token is spent.
+    pub(super) fn claim_by_wait(
+        &mut self,
+        give: &Exchange,
+        now: Duration,
+        wall: Timestamp,
+        can: &Capabilities,
+    ) -> Option<Exchanged> {
+        let room = Room { suspect: false, crashed: false, ..give.room.clone() };
+        if !self.is_newer(give.token) || self.next_ready(&room, can.filter).is_none() {
+            return None;
+        }
+        self.note_contact(now);
+        self.newest.insert(give.token.incarnation, give.token.seq);
+        let give = Exchange { room, ..give.clone() };
+        self.claim(&give, now, wall, can.filter);
+        Some(self.answered(&give, now, Vec::new(), true, can))
+    }
+
+    fn is_newer(&self, token: Token) -> bool {
+        self.newest.get(&token.incarnation).is_none_or(|newest| token.seq > *newest)
+    }
+
+    fn answered(
+        &mut self,
+        give: &Exchange,
+        now: Duration,
+        stale: Vec<LeaseRef>,
+        by_wait: bool,
+        can: &Capabilities,
+    ) -> Exchanged {
         let more = self.next_ready(&give.room, can.filter).is_some()
             || self.next_suspect(&give.room, now, can.filter).is_some();
         if can.repeat {
             if self.answers.len() == ANSWERS_MAX {
                 self.answers.pop_front();
             }
-            self.answers.push_back(Answer { token: give.token, stale: stale.clone(), more });
+            self.answers.push_back(Answer { token: give.token, stale: stale.clone(), more, by_wait });
         }
         Exchanged { stale, leased: self.leased(give.token), more }
     }

@@ -79,6 +79,8 @@ pub(super) struct Answer {
     pub(super) token: Token,
     pub(super) stale: Vec<LeaseRef>,
     pub(super) more: bool,
+    /// Given to a wait: the exchange of this token is still to come.
+    pub(super) by_wait: bool,
 }
 
 /// A time in which the store saw no manager.
