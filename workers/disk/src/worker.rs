@@ -132,6 +132,8 @@ fn refusal(refused: &Refused) -> JobError {
     let message = format!("the job was refused: {refused}");
     match refused.kind {
         RefusedKind::Full => JobError::retry(message),
+        // Its work is there already, or under way.
+        RefusedKind::Duplicate => JobError::discard(message),
         _ => JobError::dead(message),
     }
 }

@@ -164,6 +164,8 @@ fn refusal(to: &str, refused: &Refused) -> JobError {
     let message = format!("provider `{to}` refused the job: {refused}");
     match refused.kind {
         RefusedKind::Full => JobError::retry(message),
+        // Its work is there already, or under way.
+        RefusedKind::Duplicate => JobError::discard(message),
         _ => JobError::dead(message),
     }
 }

@@ -151,11 +151,12 @@ async fn what_cannot_help_is_dead_and_what_may_pass_is_tried_again() {
     let job = json!({"job": {"type": "t"}});
     let error = run(&places, Some("asleep"), &context(job.clone())).await.unwrap_err();
     assert_eq!(error.advice(), Advice::Retry, "{error}");
-    let faults: [(Fault, Advice); 4] = [
+    let faults: [(Fault, Advice); 5] = [
         (|| Err(ProviderError::transient("gone")), Advice::Retry),
         (|| Err(ProviderError::fatal("no permission")), Advice::Dead),
         (|| Ok(Refused::new(RefusedKind::Full, "full")), Advice::Retry),
         (|| Ok(Refused::unsupported("`unique`")), Advice::Dead),
+        (|| Ok(Refused::duplicate("holder".parse().unwrap())), Advice::Discard),
     ];
     for (fault, advice) in faults {
         *places.0.fault.lock().unwrap() = Some(fault);
