@@ -24,7 +24,7 @@ use crate::{
     line::{Count, finish, noop, noop_params, start},
     meter::Meter,
     runtime, show,
-    store::{enqueue_one_batch, open, sink},
+    store::{enqueue_one_batch, open, open_as, sink},
 };
 
 const N: u64 = 2_000_000;
@@ -242,9 +242,14 @@ fn latency(options: Options) -> Result<(), String> {
                 std::future::ready(Ok::<(), JobError>(()))
             })
         };
-        let plan = Plan::new()
-            .opened_dyn("redis", ProviderOptions::default(), provider(&server).await?)
-            .worker(&worker.name, worker.options, worker.workers);
+        // The manager opens it, so that its connections live on the manager's own runtime, as they do for a user.
+        let url = server.url();
+        let open = Arc::new(move |cx| open_as(PLUGIN, json!({"url": url, "job_list": LIST}), cx));
+        let plan = Plan::new().provider("redis", ProviderOptions::default(), open).worker(
+            &worker.name,
+            worker.options,
+            worker.workers,
+        );
         let running = start(plan).await?;
         let mut redis = server.connect()?;
         let push = move || {

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use ganger_core::{Batch, DynProvider, Job, JobId, Plugin, ProviderContext, Role, Sink, draw_incarnation};
+use ganger_core::{
+    Batch, BoxFuture, DynProvider, Job, JobId, Plugin, ProviderContext, ProviderError, Role, Sink,
+    draw_incarnation,
+};
 use ganger_manager::SystemClock;
 use ganger_provider_disk::PLUGIN as DISK;
 use serde_json::{Value, json};
@@ -34,16 +37,28 @@ impl Store {
 
 /// Opens a provider plugin with its options.
 pub(crate) async fn open(plugin: Plugin, options: Value) -> Result<Arc<dyn DynProvider>, String> {
-    let Role::Provider { open, .. } = plugin.role else {
-        return Err(format!("`{}` is no provider", plugin.name));
-    };
     let cx = ProviderContext {
         name: plugin.name.to_owned(),
         incarnation: draw_incarnation(),
         clock: Arc::new(SystemClock::new()),
         existing_only: false,
     };
-    open(options, cx).await.map_err(|error| error.to_string())
+    open_as(plugin, options, cx).await.map_err(|error| error.to_string())
+}
+
+/// The same for whoever has a context.
+pub(crate) fn open_as(
+    plugin: Plugin,
+    options: Value,
+    cx: ProviderContext,
+) -> BoxFuture<'static, Result<Arc<dyn DynProvider>, ProviderError>> {
+    match plugin.role {
+        Role::Provider { open, .. } => open(options, cx),
+        _ => {
+            let message = format!("`{}` is no provider", plugin.name);
+            Box::pin(async { Err(ProviderError::fatal(message)) })
+        }
+    }
 }
 
 /// The sink of a provider.
