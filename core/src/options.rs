@@ -15,7 +15,8 @@ pub struct ProviderOptions {
     pub target: f64,
     /// How the provider's bytes are read as jobs.
     pub format: Format,
-    /// How long a lease lasts. It is renewed at a third of it; jobs of a manager that died run elsewhere after it.
+    /// How long a lease lasts: 15 s unless it is said. It is renewed at a third of it; jobs of a manager that died run
+    /// elsewhere after it.
     pub lease: Option<Period>,
 }
 
