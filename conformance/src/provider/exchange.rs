@@ -196,11 +196,18 @@ pub async fn a_suspects_lease_is_durable_before_the_claim_is_answered_a_suspect_
     first.claim(room(1), store.lease()).await;
     let suspect = other.await_claim(room_for_any(1), store.lease()).await;
     assert_eq!(suspect[0].leased.record.crashes, 0);
+
+    // Leased later and for as long: once this one's lease has run out, the suspect's has.
+    first.put(&store, vec![Jobs::one("later")]).await;
+    first.claim(room(1), store.lease()).await;
+    let unproven = Room { crashed: false, ..room_for_any(1) };
+    let later = other.await_claim(unproven.clone(), LONG).await;
+    assert_eq!(later[0].label(), "later", "who may run none that has lost runs is not given the suspect");
+    assert!(other.say(later[0].lease, Verdict::Done).await);
     let crashed = first.await_claim(room_for_any(1), LONG).await;
     assert_eq!((crashed[0].leased.record.crashes, crashed[0].leased.record.suspect), (1, true));
 
     assert!(first.say(crashed[0].lease, Verdict::Release).await);
-    let unproven = Room { crashed: false, ..room_for_any(1) };
     assert!(first.claim(unproven, LONG).await.is_empty(), "it has lost runs already");
     let again = first.await_claim(room_for_any(1), LONG).await;
     assert_eq!(again[0].leased.record.crashes, 1, "a release spends nothing");
