@@ -54,7 +54,10 @@ async fn python_enqueues_in_its_own_transaction_and_the_manager_wakes() {
     soon("the wait's end", waiting).await.unwrap().unwrap();
     let leased = exchange(&source, 1, Vec::new()).await;
     let Entry::Job(job) = &leased[0].entry else { panic!("{leased:?}") };
-    assert_eq!((job.kind.as_str(), job.params_text()), ("cli", r#"{"command": "echo", "params": ["order 1"]}"#));
+    assert_eq!(
+        (job.kind.as_str(), job.params_text()),
+        ("cli", r#"{"command": "echo", "params": ["order 1"]}"#)
+    );
     assert_eq!(job.retries, Some(3));
 }
 

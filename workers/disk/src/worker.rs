@@ -52,9 +52,7 @@ impl Worker for Disk {
         let queue = config.bucket.as_deref().map(CompactString::from);
         let shared = DiskShared { name: cx.name.clone(), config, queue, source: OnceCell::new() };
         match shared.source().await {
-            Err(error) if error.severity() == Severity::Fatal => {
-                Err(WorkerError::new(error.to_string()))
-            }
+            Err(error) if error.severity() == Severity::Fatal => Err(WorkerError::new(error.to_string())),
             // Out of reach now: each job says so until it is back.
             _ => Ok(Arc::new(shared)),
         }
