@@ -23,7 +23,7 @@ use std::{
 };
 
 use compact_str::CompactString;
-use ganger_core::{JobContext, PoolFigures, Slots, WorkerTraits};
+use ganger_core::{JobContext, PoolFigures, Slots, StopReason, WorkerTraits};
 use serde_json::value::RawValue;
 
 use self::{board::Board, recent::Recent};
@@ -283,6 +283,22 @@ impl Pool {
         Poll::Ready(Some(()))
     }
 
+    /// Jobs of a source whose leases may be lost are not begun: in a process that stood still, the keeper may not
+    /// have had its turn to say so.
+    fn fence_overdue(&self, batch: &VecDeque<JobContext>, now: Duration) {
+        let mut looked = None;
+        for run in batch {
+            let away = match looked {
+                Some((origin, away)) if origin == run.origin() => away,
+                _ => self.source(run).is_away(now),
+            };
+            looked = Some((run.origin(), away));
+            if away {
+                run.ask_to_stop(StopReason::Fenced);
+            }
+        }
+    }
+
     /// A slot has ended its batch: so many runs, which took so long, of which one waited for something.
     fn finished(&self, runs: u32, nanos: u64, waited: bool, now: Duration) {
         let mut state = self.state();
@@ -337,7 +353,7 @@ impl Pool {
     }
 
     /// Asks all runs under way to stop.
-    pub(crate) fn stop_all(&self, reason: ganger_core::StopReason) {
+    pub(crate) fn stop_all(&self, reason: StopReason) {
         self.each_board(|_, board| {
             if let Some(run) = board.current() {
                 run.ask_to_stop(reason);

@@ -83,6 +83,7 @@ async fn run_slot(pool: Arc<Pool>, house: Arc<House>, slot: u32, board: Arc<Boar
     let (mut batch, mut rest) = (VecDeque::new(), VecDeque::new());
     while poll_fn(|cx| pool.poll_take(slot, &board, &mut batch, cx.waker())).await.is_some() {
         let single = batch.len() == 1;
+        pool.fence_overdue(&batch, house.clock.monotonic());
         board.load(&mut batch);
         let able = match worker.take() {
             Some(able) => Some(able),

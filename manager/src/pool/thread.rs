@@ -42,6 +42,7 @@ pub(super) async fn run_thread_slot(pool: Arc<Pool>, house: Arc<House>, slot: u3
     let mut batch = VecDeque::new();
     while poll_fn(|cx| pool.poll_take(slot, &board, &mut batch, cx.waker())).await.is_some() {
         let single = batch.len() == 1;
+        pool.fence_overdue(&batch, house.clock.monotonic());
         board.load(&mut batch);
         let mut feed = SlotFeed::new(&house, &pool, &board, slot, single);
         let mut failed_to_make = None;
