@@ -58,7 +58,10 @@ fn a_terminal_that_is_closed_ends_it_as_sigterm_does_unless_it_was_told_to_ignor
     let works = |running: &Running| {
         eventually("word that it works", || running.stderr().contains("ganger works").then_some(()));
     };
-    let running = place.start(&["run", "-c", "quiet.toml"]);
+    // Who runs the tests may have been told to ignore it (nohup), and what is ignored is inherited.
+    let mut plain = place.command("env");
+    plain.arg("--default-signal=HUP").arg(ganger_e2e::ganger()).args(["run", "-c", "quiet.toml"]);
+    let running = place.launch(&mut plain);
     works(&running);
     running.signal(Signal::HUP);
     let ended = running.finish().ok();
