@@ -1,4 +1,4 @@
-//! Starts a command as posix_spawn(3) does, in half of its system calls.
+//! Starts a command as posix_spawn(3) does, in fewer system calls.
 //!
 //! The child is made with clone(2) and CLONE_VM | CLONE_VFORK: until exec it borrows the memory of this process, of
 //! which only the thread that made it stands still, so that nothing is copied. glibc's own form asks in each child
