@@ -3,29 +3,23 @@
 
 use std::{
     borrow::Cow,
-    ffi::{CStr, CString, OsStr},
+    ffi::CString,
     fs::File,
     io::{self, Seek, Write},
-    os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::ffi::OsStrExt,
-    },
-    path::Path,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
+use ganger_child::{Base, Keeper, Nul, Refusal, Spawn, Strings, check_name, explain, find, shortened};
 use ganger_core::{JobContext, JobError, OptionsError};
 use rustix::{
-    fs::{Access, MemfdFlags, access, memfd_create},
-    io::Errno,
+    fs::{MemfdFlags, memfd_create},
     process::Pid,
 };
 
 use crate::{
     config::{Config, UnknownParams},
-    environment::{Base, check_name},
-    params::{NAMES, Params, shortened},
-    spawn::{Spawn, Spawner},
-    strings::{Nul, Strings},
+    environment,
+    params::{NAMES, Params},
 };
 
 /// What all commands of an entry have in common.
@@ -71,7 +65,7 @@ impl<'a> Command<'a> {
                 JobError::dead("`command` or `params` has a NUL byte, which no program can be given")
             })?;
         }
-        let (env, path) = common.base.of(&params.env, job)?;
+        let (env, path) = environment::of(&common.base, &params.env, job)?;
         let cwd = params.cwd.as_ref().or(config.cwd.as_ref());
         let cwd = cwd
             .map(|cwd| CString::new(cwd.as_str()))
@@ -82,7 +76,7 @@ impl<'a> Command<'a> {
             (None, Some(record)) => Some(Cow::Owned(format!("{}\n", record.get()))),
             (None, None) => None,
         };
-        let program = find(name, &path)?;
+        let program = find(name, &path).map_err(JobError::dead)?;
         Ok(Command { common, name, program, argv, env, cwd, stdin })
     }
 
@@ -90,46 +84,27 @@ impl<'a> Command<'a> {
     ///
     /// # Errors
     /// As the system gave it; see [`Command::explain`].
-    pub(crate) fn start(&self, spawner: &mut Spawner, output: BorrowedFd<'_>) -> io::Result<Pid> {
+    pub(crate) fn start(&self, keeper: &mut Keeper, output: BorrowedFd<'_>) -> io::Result<Pid> {
         let stdin = self.stdin.as_deref().map(file_of).transpose()?;
-        spawner.spawn(&Spawn {
+        keeper.start(&Spawn {
             program: &self.program,
             argv: &self.argv,
             env: &self.env,
             cwd: self.cwd.as_deref(),
             stdin: stdin.as_ref().map_or(self.common.nothing.as_fd(), File::as_fd),
-            output,
+            stdout: output,
+            stderr: output,
         })
     }
 
     /// What an error of [`Command::start`] means for the job; `None` where the system is only short of something,
     /// and may not be in a moment.
     pub(crate) fn explain(&self, error: &io::Error) -> Option<JobError> {
-        let errno = Errno::from_io_error(error);
-        if errno.is_some_and(is_shortage) {
-            return None;
+        match explain(error, self.name, &self.program, self.cwd.as_deref()) {
+            Refusal::Shortage => None,
+            Refusal::Once(why) => Some(JobError::retry(why)),
+            Refusal::Always(why) => Some(JobError::dead(why)),
         }
-        if let Some(cwd) = self.cwd.as_deref().filter(|cwd| !path_of(cwd).is_dir()) {
-            // Not dead: what is missing may be mounted again.
-            return Some(JobError::retry(format!("no directory `{}` to run in", text_of(cwd))));
-        }
-        let name = shortened(self.name);
-        let program = path_of(&self.program);
-        Some(match errno {
-            Some(Errno::NOENT) if program.exists() => JobError::dead(format!(
-                "`{name}` cannot run: the interpreter that its first line names, or a loader, is missing"
-            )),
-            Some(Errno::NOENT | Errno::NOTDIR) => not_found(&name),
-            Some(Errno::ACCESS | Errno::PERM | Errno::ISDIR) => not_executable(&name, program),
-            Some(Errno::NOEXEC) => JobError::dead(format!(
-                "`{name}` is no program for this machine (a script needs a first line like `#!/bin/sh`)"
-            )),
-            Some(Errno::TOOBIG) => JobError::dead(format!(
-                "the arguments and environment of `{name}` are longer than the system allows: pass it on `stdin`"
-            )),
-            Some(Errno::LOOP | Errno::NAMETOOLONG) => JobError::dead(format!("`{name}` cannot run: {error}")),
-            _ => JobError::retry(format!("`{name}` cannot be started: {error}")),
-        })
     }
 }
 
@@ -172,61 +147,6 @@ fn name_of<'a>(config: &'a Config, params: &'a Params) -> Result<&'a str, Option
         (Some(command), _) | (None, Some(command)) if !command.is_empty() => Ok(command),
         _ => Err(OptionsError::whole("the job names no `command`, and its worker's config has none")),
     }
-}
-
-/// Errors that say nothing of the job: no file, process or memory is left, for now.
-fn is_shortage(errno: Errno) -> bool {
-    [Errno::AGAIN, Errno::MFILE, Errno::NFILE, Errno::NOMEM].contains(&errno)
-}
-
-/// Whether an error of the system is a shortage that may pass.
-pub(crate) fn may_pass(error: &io::Error) -> bool {
-    Errno::from_io_error(error).is_some_and(is_shortage)
-}
-
-fn not_found(name: &str) -> JobError {
-    JobError::dead(format!("command `{name}` is not found"))
-}
-
-fn not_executable(name: &str, path: &Path) -> JobError {
-    match path.is_dir() {
-        true => JobError::dead(format!("command `{name}` is a directory")),
-        false => JobError::dead(format!("command `{name}` is not executable (`{}`)", path.display())),
-    }
-}
-
-/// Finds a program: a name with a slash is a path (from the directory in which it runs), any other is looked up
-/// in `path`. Empty and relative parts of `path` are passed over: they mean a directory that nobody named.
-fn find(name: &str, path: &OsStr) -> Result<CString, JobError> {
-    let program = |bytes: &[u8]| CString::new(bytes).map_err(|_| JobError::dead("PATH has a NUL byte in it"));
-    if name.contains('/') {
-        return program(name.as_bytes());
-    }
-    let mut refused = None;
-    for directory in path.as_bytes().split(|byte| *byte == b':').filter(|part| part.starts_with(b"/")) {
-        let candidate = program(&[directory, b"/", name.as_bytes()].concat())?;
-        match access(candidate.as_c_str(), Access::EXEC_OK) {
-            Ok(()) if path_of(&candidate).is_file() => return Ok(candidate),
-            Err(Errno::ACCESS) => refused = Some(candidate),
-            Ok(()) | Err(_) => {}
-        }
-    }
-    match refused {
-        Some(candidate) => Err(not_executable(&shortened(name), path_of(&candidate))),
-        None => Err(JobError::dead(format!(
-            "command `{}` is not found in PATH ({})",
-            shortened(name),
-            path.to_string_lossy()
-        ))),
-    }
-}
-
-fn path_of(path: &CStr) -> &Path {
-    Path::new(OsStr::from_bytes(path.to_bytes()))
-}
-
-fn text_of(path: &CStr) -> Cow<'_, str> {
-    path.to_string_lossy()
 }
 
 /// A file in memory to read from: a command that does not read its input cannot hold ganger up, nor can one that

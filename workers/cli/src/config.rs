@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
+use ganger_child::{Env, Text};
 use ganger_core::Period;
 use schemars::JsonSchema;
 use serde::Deserialize;
-
-use crate::params::{Env, Text};
 
 /// Options of a `cli` entry.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]

@@ -12,24 +12,22 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ganger_child::{
+    Ask, End, Group, Keeper, Killer, Reaped, Watch, await_end, describe, has_ended, may_pass,
+};
 use ganger_core::{JobContext, JobError};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::{Errno, read},
     pipe::{PipeFlags, pipe_with},
-    process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid},
+    process::{Pid, PidfdFlags, pidfd_open},
 };
 use tokio::sync::oneshot;
 
 use crate::{
-    command::{Command, Common, may_pass},
-    group::{Ask, Group},
-    marked::kill_marked,
+    command::{Command, Common},
     params::Params,
-    spawn::Spawner,
-    sys::{Reaped, reap},
-    verdict::{self, Killer},
-    watch::Seat,
+    verdict,
 };
 
 /// How long the output of a command that has ended is still read, where something holds its end open: what it
@@ -79,18 +77,12 @@ impl Slot {
         name: &str,
         common: Arc<Common>,
         killer: Arc<Killer>,
-        seat: Seat,
+        watch: &Arc<Watch>,
     ) -> io::Result<Slot> {
         let (orders, incoming) = mpsc::channel::<Order>();
-        let group = Arc::new(Group::default());
-        let mut far = Far {
-            common,
-            killer,
-            seat,
-            group: Arc::clone(&group),
-            spawner: Spawner::new(),
-            buffer: vec![0; READ_MAX].into(),
-        };
+        let keeper = Keeper::new(watch);
+        let group = Arc::clone(keeper.group());
+        let mut far = Far { common, killer, keeper, buffer: vec![0; READ_MAX].into() };
         thread::Builder::new().name(format!("ganger-{name}")).stack_size(256 << 10).spawn(move || {
             while let Some(Order { params, job, reply }) = next(&incoming) {
                 let ended = far.run(&params, &job);
@@ -128,9 +120,7 @@ fn next(orders: &mpsc::Receiver<Order>) -> Option<Order> {
 struct Far {
     common: Arc<Common>,
     killer: Arc<Killer>,
-    seat: Seat,
-    group: Arc<Group>,
-    spawner: Spawner,
+    keeper: Keeper,
     buffer: Box<[u8]>,
 }
 
@@ -140,12 +130,10 @@ impl Far {
         let started = Command::new(&common, params, job).and_then(|command| self.start(&command));
         let (leader, output) = match started {
             Ok(started) => started,
-            Err(error) => return Ended { result: Err(error), asked: self.group.end(), how: None },
+            Err(error) => return Ended { result: Err(error), asked: self.keeper.never_started(), how: None },
         };
         self.attend(leader, output, job);
-        self.seat.set(None);
-        let asked = self.group.end();
-        let reaped = reap(leader);
+        let End { asked, reaped } = self.keeper.end(leader);
         if asked.is_some() {
             self.kill_strays(job);
         }
@@ -165,7 +153,7 @@ impl Far {
         );
         match reaped.status.success() {
             true => (Ok(()), Some("exit status 0".into())),
-            false => (verdict::of(reaped, &self.killer), Some(verdict::describe(reaped.status).into())),
+            false => (verdict::of(reaped, &self.killer), Some(describe(reaped.status).into())),
         }
     }
 
@@ -187,7 +175,7 @@ impl Far {
                     SHORTAGE_MAX.as_secs()
                 )));
             }
-            if self.group.wait_asked(pause).is_some() {
+            if self.keeper.group().wait_asked(pause).is_some() {
                 return Err(JobError::retry("it was stopped before it could be started"));
             }
             pause = (pause * 2).min(Duration::from_secs(1));
@@ -195,15 +183,10 @@ impl Far {
     }
 
     fn try_start(&mut self, command: &Command<'_>) -> io::Result<(Pid, OwnedFd)> {
-        if self.group.asked().is_some() {
-            return Err(Errno::AGAIN.into());
-        }
         // One pipe for both streams: the kernel keeps the order in which things were printed.
         let (output, theirs) = pipe_with(PipeFlags::CLOEXEC)?;
         rustix::io::ioctl_fionbio(&output, true)?;
-        let leader = command.start(&mut self.spawner, theirs.as_fd())?;
-        self.seat.set(Some(leader));
-        self.group.started(leader);
+        let leader = command.start(&mut self.keeper, theirs.as_fd())?;
         Ok((leader, output))
     }
 
@@ -247,7 +230,7 @@ impl Far {
     fn read_the_rest(&mut self, output: &OwnedFd, job: &JobContext) {
         let end = Instant::now() + LINGER;
         loop {
-            let wait = match self.group.asked() {
+            let wait = match self.keeper.group().asked() {
                 Some(Ask::Kill) => Duration::ZERO,
                 Some(Ask::Stop) => LOOK,
                 None => LOOK.min(end.saturating_duration_since(Instant::now())),
@@ -259,7 +242,7 @@ impl Far {
                 _ => {}
             }
             let over = Instant::now() >= end;
-            match self.group.asked() {
+            match self.keeper.group().asked() {
                 None if over => return,
                 // Killed, and yet something prints on: it is in no group of ours.
                 Some(Ask::Kill) if over => return,
@@ -283,7 +266,7 @@ impl Far {
     /// Kills what a stopped command had sent into a session of its own.
     fn kill_strays(&self, job: &JobContext) {
         let id = format!("GANGER_JOB_ID={}", job.id());
-        kill_marked(&[self.seat.mark(), id.as_bytes()]);
+        self.keeper.kill_marked(id.as_bytes());
     }
 }
 
@@ -299,23 +282,6 @@ enum Seen {
     /// Its output has ended; it may not have.
     Closed,
     Other,
-}
-
-/// Waits for the end of a command that prints nothing more.
-fn await_end(pid: Pid) {
-    // Anything but an interruption means that it has ended, or is no child any more.
-    while matches!(waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT), Err(Errno::INTR))
-    {
-    }
-}
-
-fn has_ended(pid: Pid) -> bool {
-    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-    // Interrupted is not ended; any other error means that it is no child any more.
-    match waitid(WaitId::Pid(pid), options) {
-        Ok(status) => status.is_some(),
-        Err(error) => error != Errno::INTR,
-    }
 }
 
 fn timespec(time: Duration) -> Timespec {

@@ -2,6 +2,7 @@
 
 use std::{fs::File, sync::Arc, time::Duration};
 
+use ganger_child::{Ask, Base, Group, Killer, Watch, check_name, listen_to_children};
 use ganger_core::{
     HANDLER_PREFIX, JobContext, JobError, OptionsError, Output, SlotContext, StopReason, Worker,
     WorkerContext, WorkerError,
@@ -11,13 +12,8 @@ use tokio::{sync::oneshot, time::timeout};
 use crate::{
     command::{self, Common},
     config::Config,
-    environment::{Base, check_name},
-    group::{Ask, Group},
     params::Params,
     slot::{Ended, Order, Slot},
-    sys::listen_to_children,
-    verdict::Killer,
-    watch::Watch,
 };
 
 /// How long a killed command may take to be gone; a process that waits for a device cannot be killed.
@@ -124,7 +120,7 @@ impl Cli {
     fn slot(&mut self) -> Result<&Slot, JobError> {
         if self.slot.is_none() {
             let Entry { common, killer, watch } = &*self.entry;
-            let started = Slot::start(&self.name, Arc::clone(common), Arc::clone(killer), watch.seat());
+            let started = Slot::start(&self.name, Arc::clone(common), Arc::clone(killer), watch);
             self.slot =
                 Some(started.map_err(|error| JobError::lost(format!("no thread for this slot: {error}")))?);
         }

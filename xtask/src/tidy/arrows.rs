@@ -7,10 +7,15 @@ use super::{Breach, Package};
 const ARROWS: &[(&str, &[&str], &[&str])] = &[
     ("core", &[], &[]),
     ("spool", &["core"], &["testkit"]),
+    ("child", &["core"], &[]),
     ("manager", &["core"], &["conformance", "testkit", "providers/memory", "workers/function"]),
     ("console", &["core"], &["testkit"]),
     ("providers", &["core", "spool"], &["conformance", "testkit", "providers/memory", "workers/function"]),
-    ("workers", &["core", "spool"], &["conformance", "testkit", "providers/memory", "workers/function"]),
+    (
+        "workers",
+        &["core", "spool", "child"],
+        &["conformance", "testkit", "providers/memory", "workers/function"],
+    ),
     ("conformance", &["core"], &["providers/memory", "workers/function"]),
     ("testkit", &["core", "conformance"], &["manager", "providers/memory", "workers/function"]),
     ("bench", &["core", "spool", "manager", "providers", "workers"], &["testkit"]),

@@ -1,4 +1,4 @@
-//! The watcher: a process of its own that outlives ganger by a moment, and takes ganger's commands with it.
+//! The watcher: a process of its own that outlives ganger by a moment, and takes ganger's children with it.
 //!
 //! It sees the groups that run on a [`Board`] that both processes share, and learns of ganger's end from a pipe
 //! that ganger alone holds open. See `docs/decisions` for why it is made by fork.
@@ -40,7 +40,7 @@ const ROUNDS_CLEAN: u32 = 5;
 
 /// The watcher of one run of ganger. Dropped, it kills what the run left behind.
 #[derive(Debug)]
-pub(crate) struct Watch {
+pub struct Watch {
     shared: Arc<Shared>,
     beat: Option<thread::JoinHandle<()>>,
 }
@@ -71,7 +71,7 @@ impl Watch {
     ///
     /// # Errors
     /// The system refuses a process, a pipe or a thread.
-    pub(crate) fn of(run: &Secret, patience: Duration) -> io::Result<Arc<Watch>> {
+    pub fn of(run: &Secret, patience: Duration) -> io::Result<Arc<Watch>> {
         let mut watches = WATCHES.lock().unwrap_or_else(PoisonError::into_inner);
         let place = watches.iter().position(|known| known.run == *run).unwrap_or_else(|| {
             watches.push(Known { run: run.clone(), watch: Weak::new(), count: 0 });
@@ -115,7 +115,7 @@ impl Watch {
     }
 
     /// What every process of this run has in its environment: `GANGER_RUN=…`.
-    pub(crate) fn mark(&self) -> &[u8] {
+    pub fn mark(&self) -> &[u8] {
         &self.shared.mark
     }
 }

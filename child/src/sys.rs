@@ -16,17 +16,21 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::Pid;
+use rustix::{
+    io::Errno,
+    process::{Pid, WaitId, WaitIdOptions, waitid},
+};
 
 /// How a child ended, and what it had used.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Reaped {
-    pub(crate) status: ExitStatus,
+pub struct Reaped {
+    /// Its exit status, or the signal that killed it.
+    pub status: ExitStatus,
     /// User and system time, with that of the children it waited for.
-    pub(crate) cpu: Duration,
+    pub cpu: Duration,
     /// The most memory it, or one of the children it waited for, had at once, in KiB; no less than ganger's own,
     /// whose memory it shared until exec.
-    pub(crate) max_rss_kib: u64,
+    pub max_rss_kib: u64,
 }
 
 /// Waits for a child and lets the system forget it.
@@ -56,9 +60,27 @@ pub(crate) fn reap(pid: Pid) -> io::Result<Reaped> {
     })
 }
 
+/// Waits for the end of a child; it can still be reaped.
+pub fn await_end(pid: Pid) {
+    // Anything but an interruption means that it has ended, or is no child any more.
+    while matches!(waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT), Err(Errno::INTR))
+    {
+    }
+}
+
+/// Whether a child has ended; it can still be reaped.
+pub fn has_ended(pid: Pid) -> bool {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    // Interrupted is not ended; any other error means that it is no child any more.
+    match waitid(WaitId::Pid(pid), options) {
+        Ok(status) => status.is_some(),
+        Err(error) => error != Errno::INTR,
+    }
+}
+
 /// Where the host program ignores SIGCHLD, the system forgets children before anyone can ask how they ended.
 /// Takes that back, and says whether it had to.
-pub(crate) fn listen_to_children() -> bool {
+pub fn listen_to_children() -> bool {
     // SAFETY: the action is read before it is looked at; SIG_DFL is a valid handler.
     unsafe {
         let mut action = MaybeUninit::<libc::sigaction>::zeroed();

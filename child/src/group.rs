@@ -1,4 +1,4 @@
-//! The process group of a slot's command, as the two sides see it that may signal and reap it.
+//! The process group of a slot's child, as the two sides see it that may signal and reap it.
 
 use std::{
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 /// Guards a group against a signal that comes when its number belongs to somebody else: signals are sent, and
 /// the number is given up, under one lock.
 #[derive(Debug, Default)]
-pub(crate) struct Group {
+pub struct Group {
     state: Mutex<State>,
     asked: Condvar,
 }
@@ -31,7 +31,7 @@ enum Phase {
 
 /// What a command was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Ask {
+pub enum Ask {
     /// To stop, politely.
     Stop,
     /// Nothing: it is killed.
@@ -44,7 +44,7 @@ impl Group {
     }
 
     /// A command is going to be started.
-    pub(crate) fn begin(&self) {
+    pub fn begin(&self) {
         *self.lock() = State { phase: Phase::Starting, asked: None };
     }
 
@@ -58,7 +58,7 @@ impl Group {
     }
 
     /// Asks it to stop, or kills it and all its group. False if it was over already.
-    pub(crate) fn ask(&self, ask: Ask) -> bool {
+    pub fn ask(&self, ask: Ask) -> bool {
         let mut state = self.lock();
         match state.phase {
             Phase::Idle => return false,
@@ -71,12 +71,12 @@ impl Group {
     }
 
     /// What it was asked so far.
-    pub(crate) fn asked(&self) -> Option<Ask> {
+    pub fn asked(&self) -> Option<Ask> {
         self.lock().asked
     }
 
     /// Waits until something is asked, at most so long; what was asked.
-    pub(crate) fn wait_asked(&self, time: Duration) -> Option<Ask> {
+    pub fn wait_asked(&self, time: Duration) -> Option<Ask> {
         let unasked = |state: &mut State| state.asked.is_none();
         let waited = self.asked.wait_timeout_while(self.lock(), time, unasked);
         waited.unwrap_or_else(PoisonError::into_inner).0.asked

@@ -1,4 +1,4 @@
-//! Starts a command as posix_spawn(3) does, in fewer system calls.
+//! Starts a program as posix_spawn(3) does, in fewer system calls.
 //!
 //! The child is made with clone(2) and CLONE_VM | CLONE_VFORK: until exec it borrows the memory of this process, of
 //! which only the thread that made it stands still, so that nothing is copied. glibc's own form asks in each child
@@ -10,11 +10,11 @@ use std::{
     ffi::{CStr, c_char, c_int, c_void},
     io,
     mem::MaybeUninit,
-    os::fd::{AsRawFd, BorrowedFd},
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
     ptr,
 };
 
-use rustix::process::Pid;
+use rustix::{io::fcntl_dupfd_cloexec, process::Pid};
 
 use crate::strings::Strings;
 
@@ -38,18 +38,27 @@ const COMMONLY_IGNORED: [c_int; 12] = [
     libc::SIGTTOU,
 ];
 
-/// A command, ready to start.
-pub(crate) struct Spawn<'a> {
-    pub(crate) program: &'a CStr,
-    pub(crate) argv: &'a Strings,
-    pub(crate) env: &'a Strings,
-    pub(crate) cwd: Option<&'a CStr>,
-    pub(crate) stdin: BorrowedFd<'a>,
-    /// Becomes standard output and standard error.
-    pub(crate) output: BorrowedFd<'a>,
+/// A program, ready to start.
+#[derive(Clone, Copy, Debug)]
+pub struct Spawn<'a> {
+    /// Its path, as [`crate::find`] gives it.
+    pub program: &'a CStr,
+    /// Its arguments, the first being what it is called.
+    pub argv: &'a Strings,
+    /// Its environment; the mark of [`crate::Base::with`] must be in it.
+    pub env: &'a Strings,
+    /// The directory in which it runs. Default: ganger's own.
+    pub cwd: Option<&'a CStr>,
+    /// What it reads.
+    pub stdin: BorrowedFd<'a>,
+    /// Where it prints.
+    pub stdout: BorrowedFd<'a>,
+    /// Where it complains; may be the same file.
+    pub stderr: BorrowedFd<'a>,
 }
 
-/// Starts commands, one at a time.
+/// Starts programs, one at a time.
+#[derive(Debug)]
 pub(crate) struct Spawner {
     stack: Box<[MaybeUninit<u8>]>,
     /// The signals whose disposition is set back: those above, and those that had a handler when this was made. A
@@ -66,22 +75,27 @@ impl Spawner {
         Spawner { stack: Box::new_uninit_slice(STACK), signals: signals.into() }
     }
 
-    /// Starts a command as the leader of a new process group, with no signal blocked or (of those that commonly
-    /// are) ignored. It inherits no other file: all that Rust opens is close-on-exec. Returns once exec has
-    /// happened.
+    /// Starts a program as [`crate::Keeper::start`] says. It inherits no other file: all that Rust opens is
+    /// close-on-exec.
     ///
     /// # Errors
     /// The child's own, from chdir or exec, or that of making it.
     pub(crate) fn spawn(&mut self, command: &Spawn<'_>) -> io::Result<Pid> {
         let (argv, env) = (command.argv.pointers(), command.env.pointers());
+        let files = [command.stdin, command.stdout, command.stderr];
+        // One that is among the first three itself would be overwritten before it has its place.
+        let mut moved = [const { None }; 3];
+        for (file, moved) in files.iter().zip(&mut moved).filter(|(file, _)| file.as_raw_fd() < 3) {
+            *moved = Some(fcntl_dupfd_cloexec(file, 3)?);
+        }
+        let number = |at: usize| moved[at].as_ref().map_or(files[at].as_raw_fd(), OwnedFd::as_raw_fd);
         let mut errand = Errand {
             signals: &self.signals,
             program: command.program.as_ptr(),
             argv: argv.as_ptr().cast(),
             env: env.as_ptr().cast(),
             cwd: command.cwd.map_or(ptr::null(), CStr::as_ptr),
-            stdin: command.stdin.as_raw_fd(),
-            output: command.output.as_raw_fd(),
+            files: [number(0), number(1), number(2)],
             error: 0,
         };
         // A stack grows down, and starts at a multiple of 16.
@@ -130,8 +144,8 @@ struct Errand<'a> {
     argv: *const *const c_char,
     env: *const *const c_char,
     cwd: *const c_char,
-    stdin: c_int,
-    output: c_int,
+    /// What become standard input, output and error; none of them is one of these.
+    files: [c_int; 3],
     /// Why it could not; 0 if it could.
     error: c_int,
 }
@@ -163,9 +177,9 @@ unsafe fn become_command(errand: &Errand<'_>) {
         let mut none = MaybeUninit::uninit();
         libc::sigemptyset(none.as_mut_ptr());
         let placed = libc::setpgid(0, 0) == 0
-            && place(errand.stdin, 0)
-            && place(errand.output, 1)
-            && libc::dup2(1, 2) == 2
+            && libc::dup2(errand.files[0], 0) == 0
+            && libc::dup2(errand.files[1], 1) == 1
+            && libc::dup2(errand.files[2], 2) == 2
             && (errand.cwd.is_null() || libc::chdir(errand.cwd) == 0)
             && libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), ptr::null_mut()) == 0;
         if placed {
@@ -174,16 +188,44 @@ unsafe fn become_command(errand: &Errand<'_>) {
     }
 }
 
-/// Makes `from` the file `to`, open through exec.
-///
-/// # Safety
-/// Called in the child alone.
-unsafe fn place(from: c_int, to: c_int) -> bool {
-    // SAFETY: system calls on numbers.
-    unsafe {
-        match from == to {
-            true => libc::fcntl(to, libc::F_SETFD, 0) == 0,
-            false => libc::dup2(from, to) == to,
-        }
+#[cfg(test)]
+mod tests {
+    use std::{fs::File, io::Read, os::fd::AsFd};
+
+    use rustix::pipe::{PipeFlags, pipe_with};
+
+    use super::*;
+    use crate::sys::reap;
+
+    fn strings(texts: &[&str]) -> Strings {
+        let mut strings = Strings::default();
+        texts.iter().for_each(|text| strings.push(&[text.as_bytes()]).unwrap());
+        strings
+    }
+
+    #[test]
+    fn the_three_files_are_three() {
+        let nothing = File::open("/dev/null").unwrap();
+        let (out, out_theirs) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+        let (err, err_theirs) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+        let pid = Spawner::new()
+            .spawn(&Spawn {
+                program: c"/bin/sh",
+                argv: &strings(&["sh", "-c", "echo said; echo complained >&2; read line || echo ended"]),
+                env: &strings(&["A=1"]),
+                cwd: None,
+                stdin: nothing.as_fd(),
+                stdout: out_theirs.as_fd(),
+                stderr: err_theirs.as_fd(),
+            })
+            .unwrap();
+        drop((out_theirs, err_theirs));
+        let read = |file: OwnedFd| {
+            let mut text = String::new();
+            File::from(file).read_to_string(&mut text).unwrap();
+            text
+        };
+        assert_eq!((read(out).as_str(), read(err).as_str()), ("said\nended\n", "complained\n"));
+        assert!(reap(pid).unwrap().status.success());
     }
 }

@@ -1,0 +1,77 @@
+//! What keeps one child at a time from its start to its end.
+
+use std::{io, sync::Arc};
+
+use rustix::{io::Errno, process::Pid};
+
+use crate::{
+    group::{Ask, Group},
+    marked::kill_marked,
+    spawn::{Spawn, Spawner},
+    sys::{Reaped, reap},
+    watch::{Seat, Watch},
+};
+
+/// Starts children, one at a time, and ends them. It belongs to no thread, but to one at a time.
+#[derive(Debug)]
+pub struct Keeper {
+    seat: Seat,
+    group: Arc<Group>,
+    spawner: Spawner,
+}
+
+/// How a child ended.
+#[derive(Debug)]
+pub struct End {
+    /// What it was asked before its end.
+    pub asked: Option<Ask>,
+    /// How it ended. An error if the host program has waited for it, so that nobody knows.
+    pub reaped: io::Result<Reaped>,
+}
+
+impl Keeper {
+    /// A keeper whose children the watcher knows of.
+    pub fn new(watch: &Arc<Watch>) -> Self {
+        Keeper { seat: watch.seat(), group: Arc::default(), spawner: Spawner::new() }
+    }
+
+    /// The group of the child, for whoever wants it stopped. [`Group::begin`] must be called before each start.
+    pub fn group(&self) -> &Arc<Group> {
+        &self.group
+    }
+
+    /// Starts a child as the leader of a new process group, with no signal blocked or (of those that commonly are)
+    /// ignored, and with no other file than the three. Returns once exec has happened.
+    ///
+    /// # Errors
+    /// The child's own, from chdir or exec, or that of making it; EAGAIN where the group was asked to stop before.
+    /// [`crate::explain`] says what it means.
+    pub fn start(&mut self, spawn: &Spawn<'_>) -> io::Result<Pid> {
+        if self.group.asked().is_some() {
+            return Err(Errno::AGAIN.into());
+        }
+        let leader = self.spawner.spawn(spawn)?;
+        self.seat.set(Some(leader));
+        self.group.started(leader);
+        Ok(leader)
+    }
+
+    /// Says that the child that [`Group::begin`] announced could not be started. What it was asked meanwhile.
+    pub fn never_started(&mut self) -> Option<Ask> {
+        self.group.end()
+    }
+
+    /// Kills what is left of the group, gives its number up and reaps its leader; waits for the leader's end, which
+    /// should have come, or have been asked for.
+    pub fn end(&mut self, leader: Pid) -> End {
+        self.seat.set(None);
+        let asked = self.group.end();
+        End { asked, reaped: reap(leader) }
+    }
+
+    /// Kills every process that has this run's mark and `entry` (`NAME=value`) in its environment: what left the
+    /// group. Reads all of `/proc`: not for every run.
+    pub fn kill_marked(&self, entry: &[u8]) {
+        kill_marked(&[self.seat.mark(), entry]);
+    }
+}

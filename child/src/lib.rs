@@ -1,0 +1,25 @@
+#![doc = include_str!("../README.md")]
+#![deny(unsafe_code)]
+
+mod end;
+mod environment;
+mod group;
+mod keep;
+mod marked;
+mod program;
+mod spawn;
+mod strings;
+mod sys;
+mod text;
+mod watch;
+
+pub use end::{Killer, describe};
+pub use environment::{Base, OWN, RUN, check_name};
+pub use group::{Ask, Group};
+pub use keep::{End, Keeper};
+pub use program::{Refusal, explain, find, may_pass};
+pub use spawn::Spawn;
+pub use strings::{Nul, Strings};
+pub use sys::{Reaped, await_end, has_ended, listen_to_children};
+pub use text::{Env, Text, shortened};
+pub use watch::Watch;
