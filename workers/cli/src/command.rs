@@ -19,6 +19,7 @@ use rustix::{
 use crate::{
     config::{Config, UnknownParams},
     environment,
+    exits::Exits,
     params::{NAMES, Params},
 };
 
@@ -27,6 +28,7 @@ use crate::{
 pub(crate) struct Common {
     pub(crate) config: Config,
     pub(crate) base: Base,
+    pub(crate) exits: Exits,
     /// `/dev/null`, opened once.
     pub(crate) nothing: OwnedFd,
 }

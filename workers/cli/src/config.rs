@@ -5,11 +5,13 @@ use std::time::Duration;
 use ganger_child::{Env, Text};
 use ganger_core::Period;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
+
+use crate::exits::{self, ExitCode};
 
 /// Options of a `cli` entry.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
 pub struct Config {
     /// Variables of ganger's own environment that commands get too, beside PATH, HOME, USER, LANG, LC_*, TZ and
     /// TMPDIR. A name may end in `*`: `AWS_*`.
@@ -29,6 +31,30 @@ pub struct Config {
     pub env: Env,
     /// What becomes of a job with a param that is not known: `refuse` makes it dead, `ignore` runs it.
     pub unknown_params: UnknownParams,
+    /// Exit statuses that are retried, also where the default is another.
+    pub retry_on: Vec<ExitCode>,
+    /// Exit statuses after which the job ends done, its error kept: the work is no longer wanted.
+    pub discard_on: Vec<ExitCode>,
+    /// Exit statuses that another run would not change: the job is dead at once. Beside 64, 65, 67, 68, 77 and 78,
+    /// which sysexits.h has for that.
+    pub dead_on: Vec<ExitCode>,
+    /// How long a job waits for its retry, in place of its backoff, when its command ended with 75 (EX_TEMPFAIL: it
+    /// passes with time).
+    pub retry_later: Period,
+}
+
+impl<'de> Deserialize<'de> for Config {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let config = Config::deserialize(deserializer)?;
+        config.fault().map_or(Ok(config), |why| Err(serde::de::Error::custom(why)))
+    }
+}
+
+impl Config {
+    /// What of it cannot work, as far as it shows without starting anything.
+    fn fault(&self) -> Option<String> {
+        exits::fault(self)
+    }
 }
 
 /// What becomes of a job with a param that is not known.
@@ -48,6 +74,9 @@ pub const GRACE: Duration = Duration::from_secs(5);
 /// The default of [`Config::orphan_after`]: two thirds of the default lease.
 pub const ORPHAN_AFTER: Duration = Duration::from_secs(10);
 
+/// The default of [`Config::retry_later`].
+pub const RETRY_LATER: Duration = Duration::from_secs(60);
+
 impl Default for Config {
     fn default() -> Self {
         Config {
@@ -59,6 +88,10 @@ impl Default for Config {
             params: Vec::new(),
             env: Env::default(),
             unknown_params: UnknownParams::default(),
+            retry_on: Vec::new(),
+            discard_on: Vec::new(),
+            dead_on: Vec::new(),
+            retry_later: RETRY_LATER.into(),
         }
     }
 }

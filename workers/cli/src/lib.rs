@@ -4,6 +4,7 @@
 mod command;
 mod config;
 mod environment;
+mod exits;
 mod params;
 mod slot;
 mod verdict;
@@ -11,7 +12,8 @@ mod worker;
 
 use ganger_core::Plugin;
 
-pub use config::{Config, GRACE, ORPHAN_AFTER, UnknownParams};
+pub use config::{Config, GRACE, ORPHAN_AFTER, RETRY_LATER, UnknownParams};
+pub use exits::ExitCode;
 pub use ganger_child::{Env, Text};
 pub use params::{Params, Stdin};
 pub use worker::{Cli, Entry};

@@ -153,7 +153,9 @@ impl Far {
         );
         match reaped.status.success() {
             true => (Ok(()), Some("exit status 0".into())),
-            false => (verdict::of(reaped, &self.killer), Some(describe(reaped.status).into())),
+            false => {
+                (verdict::of(reaped, &self.common.exits, &self.killer), Some(describe(reaped.status).into()))
+            }
         }
     }
 

@@ -12,6 +12,7 @@ use tokio::{sync::oneshot, time::timeout};
 use crate::{
     command::{self, Common},
     config::Config,
+    exits::Exits,
     params::Params,
     slot::{Ended, Order, Slot},
 };
@@ -77,7 +78,8 @@ impl Worker for Cli {
             .open("/dev/null")
             .map_err(|error| cannot("open /dev/null", error))?;
         let base = Base::new(std::env::vars_os(), &config.env_pass, &config.env, watch.mark());
-        let common = Arc::new(Common { config, base, nothing: nothing.into() });
+        let exits = Exits::new(&config);
+        let common = Arc::new(Common { config, base, exits, nothing: nothing.into() });
         Ok(Arc::new(Entry { common, killer: Arc::new(Killer::new()), watch }))
     }
 

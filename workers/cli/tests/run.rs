@@ -39,6 +39,24 @@ async fn b19_a_failing_command_is_a_failure() {
 }
 
 #[tokio::test]
+async fn an_exit_status_decides_what_becomes_of_the_job() {
+    let config = json!({"retry_on": [64], "discard_on": [3], "dead_on": [1], "retry_later": "90s"});
+    let rig = Rig::with(config).await;
+    for (line, expected, message) in [
+        ("exit 2", Advice::Retry, "exit status 2"),
+        ("exit 64", Advice::Retry, "exit status 64"),
+        ("exit 78", Advice::Dead, "exit status 78 (EX_CONFIG)"),
+        ("exit 1", Advice::Dead, "exit status 1"),
+        ("exit 3", Advice::Discard, "exit status 3"),
+        ("exit 75", Advice::RetryAfter(std::time::Duration::from_secs(90)), "exit status 75 (EX_TEMPFAIL)"),
+        // A shell's own words for "not found": the shell ran, and what it said is an exit status as any other.
+        ("no-such-command 2> /dev/null", Advice::Retry, "exit status 127"),
+    ] {
+        assert_eq!(advice(&rig.sh(line).await.0), (Some(expected), message.into()), "{line}");
+    }
+}
+
+#[tokio::test]
 async fn f2_a_kill_that_is_not_gangers_is_a_lost_run() {
     let (result, _) = Rig::new().await.sh("kill -9 $$").await;
     let (advice, message) = advice(&result);
