@@ -7,8 +7,8 @@ use std::sync::{
 
 use compact_str::CompactString;
 use ganger_core::{
-    Batch, Beat, BoxFuture, DynIntake, Ended, Enqueued, IntakeSink, Job, JobId, ProviderError, Refused,
-    Severity, Sink, State, Stopper,
+    Batch, Beat, BoxFuture, DynIntake, Ended, Enqueued, Events, IntakeSink, Job, JobId, ProviderError,
+    Refused, Severity, Sink, State, Stopper,
 };
 
 use crate::{Gate, Jobs, soon};
@@ -110,7 +110,7 @@ pub struct Basin {
 
 impl Basin {
     fn named(self: &Arc<Self>) -> IntakeSink {
-        IntakeSink { name: "basin".into(), sink: self.clone(), admin: None }
+        IntakeSink { name: "basin".into(), sink: self.clone(), admin: None, events: Events::default() }
     }
 
     /// From now on jobs are held at a gate before they are taken.

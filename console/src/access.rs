@@ -34,6 +34,24 @@ impl Access {
         })
     }
 
+    /// Whether a page of another site may have sent the request: it must not even begin to listen.
+    pub(crate) fn is_foreign_page(headers: &HeaderMap) -> bool {
+        let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
+        let host = text(header::HOST.as_str());
+        let origin =
+            text(header::ORIGIN.as_str()).map(|origin| origin.split_once("://").map(|(_, place)| place));
+        origin.is_some_and(|place| place.is_none() || place != host)
+            || !matches!(text("sec-fetch-site"), None | Some("same-origin" | "none"))
+    }
+
+    /// Whether a request to listen to a job may be answered; if not, what to say.
+    pub(crate) fn admit_listener(&self, headers: &HeaderMap) -> Result<(), (StatusCode, &'static str)> {
+        if Access::is_foreign_page(headers) {
+            return Err((StatusCode::FORBIDDEN, "a page of another site may not listen here\n"));
+        }
+        self.admit(headers)
+    }
+
     /// Whether a request for figures may be answered; if not, what to say.
     pub(crate) fn admit(&self, headers: &HeaderMap) -> Result<(), (StatusCode, &'static str)> {
         if !self.has_host(headers) {
@@ -86,6 +104,21 @@ mod tests {
             assert!(!access.has_host(&headers(host, "")), "{host}");
         }
         assert!(!access.has_host(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn s5_a_page_of_another_site_is_known_by_what_its_browser_says() {
+        let foreign = |name: &'static str, value: &str| {
+            let mut headers = headers("127.0.0.1:9090", "");
+            headers.insert(name, value.parse().unwrap());
+            Access::is_foreign_page(&headers)
+        };
+        assert!(!foreign("accept", "text/event-stream"));
+        assert!(!foreign("origin", "http://127.0.0.1:9090") && !foreign("sec-fetch-site", "same-origin"));
+        for origin in ["http://evil.example", "http://127.0.0.1:3000", "null"] {
+            assert!(foreign("origin", origin), "{origin}");
+        }
+        assert!(foreign("sec-fetch-site", "cross-site") && foreign("sec-fetch-site", "same-site"));
     }
 
     #[test]

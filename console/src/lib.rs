@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 
 mod access;
+mod line;
+mod live;
 mod serve;
 mod stats;
 

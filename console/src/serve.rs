@@ -9,7 +9,7 @@ use std::{
 
 use axum::{
     Router,
-    extract::State,
+    extract::{Extension, Path, State},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::any,
@@ -24,13 +24,22 @@ use tokio::{
     sync::Semaphore,
 };
 
-use crate::{access::Access, stats::stats_json};
+use crate::{access::Access, line::Line, live, stats::stats_json};
 
 /// How long a client may take by default to send its headers, or keep a connection idle.
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a client may take to read an answer.
+/// How long a connection lasts, but for one on which events are read.
 const CONNECTION_MAX: Duration = Duration::from_secs(600);
+
+/// How long a client that listens to events may take nothing.
+const STALL_MAX: Duration = Duration::from_secs(60);
+
+/// How often a client that listens is told that there is nothing to tell.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// How many listen to events at once.
+const LISTENERS_MAX: usize = 100;
 
 /// How many bytes the headers of a request may have.
 const HEADERS_MAX: usize = 16 << 10;
@@ -54,6 +63,12 @@ pub struct Options {
     pub keys: Vec<(String, String)>,
     /// How long a client may take to send its headers, or keep a connection idle.
     pub headers_timeout: Duration,
+    /// How often a client that listens to events is told that there is nothing to tell.
+    pub heartbeat: Duration,
+    /// How long a client that listens may take nothing; then it is cut off.
+    pub stall: Duration,
+    /// How many listen at once.
+    pub listeners: usize,
 }
 
 impl Options {
@@ -65,6 +80,9 @@ impl Options {
             hosts: Vec::new(),
             keys: Vec::new(),
             headers_timeout: HEADERS_TIMEOUT,
+            heartbeat: HEARTBEAT,
+            stall: STALL_MAX,
+            listeners: LISTENERS_MAX,
         }
     }
 }
@@ -117,6 +135,9 @@ impl Console {
             access: Access { token: options.token, hosts: options.hosts },
             keys: options.keys,
             answer: Mutex::new(None),
+            listeners: Arc::new(Semaphore::new(options.listeners)),
+            heartbeat: options.heartbeat,
+            stall: options.stall,
         });
         tokio::spawn(accept(listener, router(desk), options.headers_timeout, stopper.handle()));
         Ok(Console { address, _stopper: stopper })
@@ -129,11 +150,14 @@ impl Console {
 }
 
 /// What the answers are made from.
-struct Desk {
-    status: Arc<dyn Status>,
-    access: Access,
+pub(crate) struct Desk {
+    pub(crate) status: Arc<dyn Status>,
+    pub(crate) access: Access,
     keys: Vec<(String, String)>,
     answer: Mutex<Option<(Instant, Arc<str>)>>,
+    pub(crate) listeners: Arc<Semaphore>,
+    pub(crate) heartbeat: Duration,
+    pub(crate) stall: Duration,
 }
 
 impl Desk {
@@ -156,12 +180,27 @@ fn router(desk: Arc<Desk>) -> Router {
         .route("/manager/stats", any(stats))
         .route("/healthz", any(healthz))
         .route("/readyz", any(readyz))
+        .route("/jobs/{*rest}", any(events))
         .fallback(nothing_here)
         .with_state(desk)
 }
 
 async fn nothing_here() -> Response {
-    (StatusCode::NOT_FOUND, "there is /manager/stats, /healthz and /readyz\n").into_response()
+    let there_is = "there is /manager/stats, /jobs/{id}/events, /healthz and /readyz\n";
+    (StatusCode::NOT_FOUND, there_is).into_response()
+}
+
+async fn events(
+    State(desk): State<Arc<Desk>>,
+    Extension(line): Extension<Line>,
+    Path(rest): Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    let Some(id) = rest.strip_suffix("/events") else { return nothing_here().await };
+    match desk.access.admit_listener(&headers) {
+        Ok(()) => live::answer(&desk, line, id, &headers).await,
+        Err(refusal) => refusal.into_response(),
+    }
 }
 
 async fn stats(State(desk): State<Arc<Desk>>, headers: HeaderMap) -> Response {
@@ -220,15 +259,17 @@ async fn accept(listener: TcpListener, router: Router, headers_timeout: Duration
 }
 
 async fn converse(stream: TcpStream, router: Router, headers_timeout: Duration, stop: Stop) {
+    let (line, expired) = Line::new(CONNECTION_MAX);
+    let router = TowerToHyperService::new(router.layer(Extension(line)));
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(headers_timeout)
         .max_buf_size(HEADERS_MAX)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), router);
     tokio::select! {
         biased;
         () = stop.wait() => {}
-        () = tokio::time::sleep(CONNECTION_MAX) => {}
+        () = expired => {}
         // A client that breaks off is no concern of ours.
         _ = connection => {}
     }

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU8, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -15,7 +15,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::{
     Event, Events, FailureRecord, Job, JobError, JobId, LeaseRef, OptionsError, OutputBuffer, Record,
-    Timestamp, What, params::read_params,
+    Timestamp, What, follow::Watch, params::read_params,
 };
 
 /// A running job: its params, its attempt, its deadline, and what it may do while it runs. Cheap to clone.
@@ -36,6 +36,8 @@ struct Run {
     stopped: Notify,
     deadline: OnceLock<Instant>,
     side: Mutex<Option<Box<Side>>>,
+    /// Made when someone follows the run.
+    watch: OnceLock<Arc<Watch>>,
 }
 
 /// What a run leaves beside its result.
@@ -106,6 +108,7 @@ impl JobContext {
             stopped: Notify::new(),
             deadline: OnceLock::new(),
             side: Mutex::new(None),
+            watch: OnceLock::new(),
         }))
     }
 
@@ -274,15 +277,39 @@ impl JobContext {
         self.side(|side| {
             side.output.get_or_insert_with(|| OutputBuffer::new(self.0.output_max)).write(bytes)
         });
+        if let Some(watch) = self.0.watch.get() {
+            watch.printed.notify_waiters();
+        }
         if self.0.events.heard() {
             self.tell(What::Output(bytes.to_vec()));
         }
     }
 
+    /// What is kept of the run's output from byte `at` on, at most `max` bytes; before it, how many bytes from there
+    /// on are not.
+    pub fn output_from(&self, at: u64, max: usize) -> (u64, Vec<u8>) {
+        let side = self.lock();
+        if let Some(output) = side.as_ref().and_then(|side| side.output.as_ref()) {
+            return output.since(at, max);
+        }
+        let rest = self.0.watch.get().map(|watch| watch.rest());
+        rest.as_ref().and_then(|rest| rest.as_ref()).map_or((0, Vec::new()), |rest| rest.since(at, max))
+    }
+
+    /// What those have who follow the run.
+    pub(crate) fn watch(&self) -> Arc<Watch> {
+        self.0.watch.get_or_init(Arc::default).clone()
+    }
+
     /// Says how far along the run is, 0 to 100.
     pub fn progress(&self, percent: u8, message: impl Into<String>) {
-        if self.0.events.heard() {
-            self.tell(What::Progress { percent: percent.min(100), message: message.into() });
+        let (heard, followed) = (self.0.events.heard(), self.0.events.is_followed(&self.0.id));
+        if heard || followed {
+            let (percent, message) = (percent.min(100), message.into());
+            self.0.events.progress(&self.0.id, percent, &message);
+            if heard {
+                self.tell(What::Progress { percent, message });
+            }
         }
     }
 
@@ -293,11 +320,22 @@ impl JobContext {
 
     /// Takes what the run left beside its result; the manager's.
     pub fn take_side(&self) -> Option<Box<Side>> {
-        self.0.side.lock().unwrap_or_else(PoisonError::into_inner).take()
+        let mut side = self.lock();
+        if let Some(watch) = self.0.watch.get()
+            && let Some(output) = side.as_ref().and_then(|side| side.output.as_ref())
+        {
+            // Those who follow may not have read it all.
+            *watch.rest() = Some(output.clone());
+        }
+        side.take()
     }
 
     fn side<R>(&self, change: impl FnOnce(&mut Side) -> R) -> R {
-        change(self.0.side.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default())
+        change(self.lock().get_or_insert_default())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Box<Side>>> {
+        self.0.side.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn tell(&self, what: What) {

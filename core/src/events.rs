@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::broadcast;
 
-use crate::{JobId, State, Timestamp};
+use crate::{Follower, JobContext, JobId, State, Timestamp, follow::Followed};
 
 /// Something that happened to a job.
 #[derive(Clone, Debug)]
@@ -40,36 +40,65 @@ pub enum What {
     },
 }
 
-/// The events of a manager. Bounded, and lossy for a listener that is too slow: it is told how many it missed.
-/// Costs one atomic read a batch while nobody listens.
+/// The events of a manager, for who [listens](Events::listen) to all jobs or [follows](Events::follow) one. Bounded, and
+/// lossy for who is too slow: it is told how much it missed. Costs an atomic read or two a batch while nobody listens,
+/// and of a job nothing but a look-up while another one is followed.
 #[derive(Clone, Debug)]
-pub struct Events(broadcast::Sender<Arc<[Event]>>);
+pub struct Events {
+    all: broadcast::Sender<Arc<[Event]>>,
+    followed: Arc<Followed>,
+}
 
 /// How many batches of events a slow listener may lag behind before it misses some.
 pub const EVENTS_LAG_MAX: usize = 1024;
 
 impl Default for Events {
     fn default() -> Self {
-        Events(broadcast::Sender::new(EVENTS_LAG_MAX))
+        Events { all: broadcast::Sender::new(EVENTS_LAG_MAX), followed: Arc::default() }
     }
 }
 
 impl Events {
-    /// Whether anyone listens: if not, there is no need to make events.
+    /// Whether anyone listens to all jobs: if not, there is no need to make events.
     pub fn heard(&self) -> bool {
-        self.0.receiver_count() > 0
+        self.all.receiver_count() > 0
     }
 
     /// Tells the listeners.
     pub fn tell(&self, events: Vec<Event>) {
         if !events.is_empty() {
             // No listener is no fault.
-            let _ = self.0.send(events.into());
+            let _ = self.all.send(events.into());
         }
     }
 
     /// Listens from now on.
     pub fn listen(&self) -> broadcast::Receiver<Arc<[Event]>> {
-        self.0.subscribe()
+        self.all.subscribe()
+    }
+
+    /// Follows a job from now on. Of a run that is under way already only the manager knows: see
+    /// [`Status::follow`](crate::Status::follow).
+    pub fn follow(&self, id: &JobId) -> Follower {
+        self.followed.follow(id)
+    }
+
+    /// Whether someone follows a job; the manager's.
+    pub fn is_followed(&self, id: &JobId) -> bool {
+        self.followed.has(id)
+    }
+
+    /// Tells those who follow a job that it runs; the manager's.
+    pub fn began(&self, run: &JobContext, at: Timestamp) {
+        self.followed.began(run, at);
+    }
+
+    /// Tells those who follow a job its state, when what its run printed is taken; the manager's.
+    pub fn changed(&self, id: &JobId, at: Timestamp, state: State, error: Option<&str>) {
+        self.followed.state(id, at, state, error);
+    }
+
+    pub(crate) fn progress(&self, id: &JobId, percent: u8, message: &str) {
+        self.followed.progress(id, percent, message);
     }
 }

@@ -6,7 +6,7 @@ use compact_str::CompactString;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
-use crate::{Admin, BoxFuture, Clock, Job, ParamsCheck, ProviderError, Sink, Stop};
+use crate::{Admin, BoxFuture, Clock, Events, Job, ParamsCheck, ProviderError, Sink, Stop};
 
 /// What an intake is given when it is opened.
 #[derive(Clone)]
@@ -30,6 +30,8 @@ pub struct IntakeSink {
     pub sink: Arc<dyn Sink>,
     /// Looks at stored jobs, where the store can.
     pub admin: Option<Arc<dyn Admin>>,
+    /// What happens to the jobs that this process runs.
+    pub events: Events,
 }
 
 /// A provider that cannot lease: it takes jobs in (an HTTP request, a clock tick, standard input) and makes

@@ -58,6 +58,25 @@ impl OutputBuffer {
         }
     }
 
+    /// What is kept from byte `at` of the stream on, at most `max` bytes; before it, how many bytes from there on are
+    /// not kept.
+    pub fn since(&self, at: u64, max: usize) -> (u64, Vec<u8>) {
+        let head_left = usize::try_from(at).ok().and_then(|at| self.head.get(at..)).unwrap_or_default();
+        if !head_left.is_empty() {
+            return (0, head_left[..head_left.len().min(max)].to_vec());
+        }
+        let tail_from = self.total - self.tail.len() as u64;
+        let missed = tail_from.saturating_sub(at);
+        // What is left of the tail fits into memory, as all of it does.
+        let skip = usize::try_from((at + missed).saturating_sub(tail_from)).unwrap_or(usize::MAX);
+        let (newer, older) = self.tail.split_at(self.at);
+        let first = older.get(skip..).unwrap_or_default();
+        let second = newer.get(skip.saturating_sub(older.len())..).unwrap_or_default();
+        let mut bytes = first[..first.len().min(max)].to_vec();
+        bytes.extend_from_slice(&second[..second.len().min(max - bytes.len())]);
+        (missed, bytes)
+    }
+
     /// What was kept.
     pub fn finish(mut self) -> Output {
         self.tail.rotate_left(self.at);
@@ -75,11 +94,23 @@ mod tests {
 
     proptest! {
         #[test]
-        fn keeps_head_and_tail_of_any_stream(max in 0usize..40, pieces in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..30), 0..12)) {
+        fn keeps_head_and_tail_of_any_stream(max in 0usize..40, at in 0u64..400, step in 1usize..20, pieces in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..30), 0..12)) {
             let whole = pieces.concat();
             let mut buffer = OutputBuffer::new(max);
             pieces.iter().for_each(|piece| buffer.write(piece));
+            // Read from anywhere it is what was written there, or is said to be missing.
+            let (missed, bytes) = buffer.since(at, step);
+            let from = usize::try_from(at + missed).unwrap();
+            prop_assert_eq!(bytes.as_slice(), whole.get(from..(from + bytes.len())).unwrap_or_default());
+            let (mut read, mut gaps) = (Vec::new(), 0);
+            loop {
+                let (missed, bytes) = buffer.since(read.len() as u64 + gaps, step);
+                if missed == 0 && bytes.is_empty() { break }
+                gaps += missed;
+                read.extend(bytes);
+            }
             let output = buffer.finish();
+            prop_assert_eq!((&read, gaps), (&output.bytes, output.cut));
             prop_assert!(output.bytes.len() <= max);
             prop_assert_eq!(output.total(), whole.len() as u64);
             if output.cut == 0 {

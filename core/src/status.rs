@@ -1,15 +1,31 @@
 //! What a running manager says of itself: read by the console, written by the manager.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde::Serialize;
 
-/// What the console reads of a running manager. Every call is cheap, and safe thousands of times a second.
+use crate::{BoxFuture, Follower, JobId, JobView, ProviderError, Sink};
+
+/// What the console reads of a running manager. Figures and readiness are cheap to ask, and safe thousands of times a
+/// second.
 pub trait Status: Send + Sync {
     /// The figures so far.
     fn report(&self) -> Report;
     /// Whether it is ready for work, and if not, why not.
     fn ready(&self) -> Readiness;
+    /// Follows a job from now on, or from the beginning of the run that is under way.
+    fn follow(&self, id: &JobId) -> Follower;
+    /// A stored job, and the store that has it; `None` when none knows it (any more). Bounded in time.
+    fn find<'a>(&'a self, id: &'a JobId) -> BoxFuture<'a, Result<Option<Found>, ProviderError>>;
+}
+
+/// A stored job, and where its end is told.
+#[derive(Clone)]
+pub struct Found {
+    /// The job.
+    pub view: JobView,
+    /// The store that has it, if it tells.
+    pub sink: Option<Arc<dyn Sink>>,
 }
 
 /// Whether a manager is ready for work.

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use ganger_core::{Hold, JobContext, LeaseRef, Settlement, StopReason, Token};
+use ganger_core::{Hold, JobContext, JobId, LeaseRef, Settlement, StopReason, Token};
 
 use crate::source::CrashPermit;
 
@@ -128,6 +128,16 @@ impl Held {
             place.is_some_and(Place::is_open)
         });
         before - settle.len()
+    }
+
+    /// The run of a job that is held.
+    pub(crate) fn find(&self, id: &JobId) -> Option<JobContext> {
+        let claims = self.claims();
+        let mut places = claims.by_seq.values().flat_map(|claim| &claim.places);
+        places.find_map(|place| match place {
+            Place::Handed(run) if run.id() == id => Some(run.clone()),
+            _ => None,
+        })
     }
 
     /// All open leases, by claim.

@@ -12,8 +12,11 @@ use std::{
 
 use compact_str::CompactString;
 use futures_util::FutureExt;
-use ganger_core::{Beat, Clock, Events, ProviderError, Readiness, Report, Status, Timestamp};
-use tokio::sync::watch;
+use ganger_core::{
+    Beat, BoxFuture, Clock, Events, Follower, Found, JobId, ProviderError, Readiness, Report, Status,
+    Timestamp,
+};
+use tokio::{sync::watch, time::timeout};
 
 use crate::{
     ManagerError, Runtimes,
@@ -24,6 +27,9 @@ use crate::{
     spawn::Spawn,
     stats::Stats,
 };
+
+/// How long a store may take to show a job.
+const FIND_LIMIT: Duration = Duration::from_secs(10);
 
 /// How far the end has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -290,6 +296,31 @@ impl Status for HouseStatus {
             stale: self.house.stats.stale.load(Ordering::Relaxed),
             abandoned: self.house.stats.abandoned.load(Ordering::Relaxed),
         }
+    }
+
+    fn follow(&self, id: &JobId) -> Follower {
+        let mut follower = self.house.events.follow(id);
+        // After it follows, so that a run that begins in between is not missed.
+        if let Some(run) = self.house.sources.iter().find_map(|source| source.held.find(id)) {
+            follower.attach(run);
+        }
+        follower
+    }
+
+    fn find<'a>(&'a self, id: &'a JobId) -> BoxFuture<'a, Result<Option<Found>, ProviderError>> {
+        Box::pin(async move {
+            let mut fault = None;
+            for provider in self.house.sources.iter().filter_map(|source| source.provider()) {
+                let Some(admin) = provider.admin() else { continue };
+                match timeout(FIND_LIMIT, admin.show(id)).await {
+                    Ok(Ok(Some(view))) => return Ok(Some(Found { view, sink: provider.sink() })),
+                    Ok(Ok(None)) => {}
+                    Ok(Err(error)) => fault = Some(error),
+                    Err(_) => fault = Some(ProviderError::transient("a store does not answer in time")),
+                }
+            }
+            fault.map_or(Ok(None), Err)
+        })
     }
 
     fn ready(&self) -> Readiness {

@@ -210,7 +210,8 @@ impl IntakeTask {
         loop {
             if let (Some(sink), Some(name)) = (self.sinks.find(into), self.sinks.name(into)) {
                 self.house.health.on(&key);
-                return Some(IntakeSink { name, sink, admin: self.sinks.admin(into) });
+                let (admin, events) = (self.sinks.admin(into), self.house.events.clone());
+                return Some(IntakeSink { name, sink, admin, events });
             }
             let reason = format!(
                 "intake `{}` waits for the provider that it stores into{}",

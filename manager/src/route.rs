@@ -248,8 +248,9 @@ impl Router {
         if let (Some(error), Some(_)) = (&reason, job) {
             tracing::warn!(%id, "type" = kind, error, "a job was not run");
         }
+        let state = settlement.verdict.state();
+        self.house.events.changed(&id, now, state, reason.as_deref());
         if self.house.events.heard() {
-            let state = settlement.verdict.state();
             self.events.push(Event { id, kind, at: now, what: What::State { state, error: reason } });
         }
     }

@@ -110,6 +110,7 @@ impl<'a> SlotFeed<'a> {
         let record = run.record();
         !self.single
             && !self.heard
+            && !self.house.events.is_followed(run.id())
             && output.is_empty()
             && job.rare.is_none()
             && !job.capture_output
@@ -195,8 +196,11 @@ impl<'a> SlotFeed<'a> {
                 _ => tracing::warn!(%id, "type" = %kind, %error, "a run failed"),
             }
         }
+        let state = settlement.verdict.state();
+        if self.house.events.is_followed(run.id()) {
+            self.house.events.changed(run.id(), self.house.clock.wall(), state, error.as_deref());
+        }
         if self.heard {
-            let state = settlement.verdict.state();
             self.event(run, state, error);
         }
     }
@@ -267,6 +271,9 @@ impl Feed for SlotFeed<'_> {
             }
             if let Some(timeout) = run.job().timeout.or(self.pool.timeout) {
                 run.set_deadline((Instant::now() + timeout).into_std());
+            }
+            if self.house.events.is_followed(run.id()) {
+                self.house.events.began(&run, self.house.clock.wall());
             }
             if self.heard {
                 self.event(&run, State::Running, None);

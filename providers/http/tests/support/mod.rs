@@ -13,7 +13,7 @@ use std::{
 
 use compact_str::CompactString;
 use ganger_core::{
-    Batch, Beat, BoxFuture, Catalog, Clock, DynProvider, Ended, Enqueued, Entry, Exchange, Intake,
+    Batch, Beat, BoxFuture, Catalog, Clock, DynProvider, Ended, Enqueued, Entry, Events, Exchange, Intake,
     IntakeContext, IntakeSink, Job, JobId, LeaseRef, Output, ProviderError, Refused, Room, Settlement, Sink,
     State, Stopper, Timestamp, Token, TypeInfo, TypeRoom, Verdict, erase_provider,
 };
@@ -125,7 +125,12 @@ pub async fn open(config: Value) -> House {
     let address = intake.local_addr();
     let (stopper, sink) = (Stopper::default(), store.sink().unwrap());
     let asking = Arc::new(Asking { sink: sink.clone(), now: AtomicUsize::new(0), most: AtomicUsize::new(0) });
-    let into = IntakeSink { name: "memory".into(), sink: asking.clone(), admin: store.admin() };
+    let into = IntakeSink {
+        name: "memory".into(),
+        sink: asking.clone(),
+        admin: store.admin(),
+        events: Events::default(),
+    };
     let stop = stopper.handle();
     let served = tokio::spawn(async move { intake.run(into, stop).await.unwrap() });
     House { address, store, sink, stopper, served, asking }

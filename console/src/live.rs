@@ -1,0 +1,302 @@
+//! A job's events as they happen, as Server-Sent Events.
+
+use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration};
+
+use axum::{
+    body::{Body, Bytes},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use futures_util::stream;
+use ganger_core::{BoxFuture, Ended, Follower, Found, JobId, JobView, Live, Output, Sink, State, Timestamp};
+use serde_json::{Value, json};
+use tokio::{sync::OwnedSemaphorePermit, time::sleep};
+
+use crate::{line::Line, serve::Desk};
+
+/// How long to leave a store alone that does not tell of a job's end.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Answers a request for a job's events.
+pub(crate) async fn answer(desk: &Arc<Desk>, line: Line, id: &str, headers: &HeaderMap) -> Response {
+    let id: JobId = match id.parse() {
+        Ok(id) => id,
+        Err(error) => return (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
+    };
+    let Ok(place) = desk.listeners.clone().try_acquire_owned() else {
+        let later = [(header::RETRY_AFTER, "5")];
+        return (StatusCode::SERVICE_UNAVAILABLE, later, "enough listen already: come again\n")
+            .into_response();
+    };
+    // It follows before it looks, so that nothing is missed in between.
+    let mut follower = desk.status.follow(&id);
+    if let Some((attempt, at)) = headers.get("last-event-id").and_then(resume_at) {
+        follower.resume(attempt, at);
+    }
+    let found = match desk.status.find(&id).await {
+        Ok(found) => found,
+        // What runs here can be followed all the same.
+        Err(error) if follower.attempt().is_none() => {
+            return (StatusCode::SERVICE_UNAVAILABLE, format!("the store does not answer: {error}\n"))
+                .into_response();
+        }
+        Err(_) => None,
+    };
+    if found.is_none() && follower.attempt().is_none() {
+        return (StatusCode::NOT_FOUND, format!("no job {id} is known (any more)\n")).into_response();
+    }
+    let listener = Listener::new(desk.clone(), line, place, follower, found);
+    let frames = stream::unfold(listener, |mut listener| async {
+        let frame = listener.next().await?;
+        Some((Ok::<_, Infallible>(Bytes::from(frame)), listener))
+    });
+    let head = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    ];
+    (head, Body::from_stream(frames)).into_response()
+}
+
+/// Where a listener that comes again had come to: `<run>-<bytes>`.
+fn resume_at(value: &HeaderValue) -> Option<(u32, u64)> {
+    let (attempt, at) = value.to_str().ok()?.split_once('-')?;
+    Some((attempt.parse().ok()?, at.parse().ok()?))
+}
+
+/// One who listens to a job.
+struct Listener {
+    desk: Arc<Desk>,
+    line: Line,
+    _place: OwnedSemaphorePermit,
+    follower: Follower,
+    /// Waits for the job's end in its store; `None` where only the manager tells of it.
+    ended: Option<BoxFuture<'static, Option<Ended>>>,
+    frames: VecDeque<String>,
+    over: bool,
+    /// The state that was told last.
+    state: State,
+    /// The last run known of has printed something that was told.
+    printed: bool,
+    /// The beginning of a character whose rest has not come.
+    carry: Vec<u8>,
+    /// The run that `carry` is of, and where that ends.
+    place: (u32, u64),
+}
+
+impl Listener {
+    fn new(
+        desk: Arc<Desk>,
+        line: Line,
+        place: OwnedSemaphorePermit,
+        follower: Follower,
+        found: Option<Found>,
+    ) -> Self {
+        let (view, sink) = found.map(|found| (found.view, found.sink)).unzip();
+        let ended = sink.flatten().map(|sink| until_end(sink, follower.id().clone()));
+        let attempt = follower.attempt();
+        let mut listener = Listener {
+            desk,
+            line,
+            _place: place,
+            follower,
+            ended,
+            frames: VecDeque::new(),
+            over: false,
+            state: State::Ready,
+            printed: false,
+            carry: Vec::new(),
+            place: (0, 0),
+        };
+        match view {
+            Some(view) if view.state.is_end() => listener.tell_end(Some(&view), None),
+            view => {
+                let state = view.as_ref().map_or(State::Running, |view| view.state);
+                listener.tell_state(
+                    Timestamp::now(),
+                    state,
+                    attempt.filter(|_| state == State::Running),
+                    None,
+                );
+            }
+        }
+        listener
+    }
+
+    /// The next frame; `None` when all is told.
+    async fn next(&mut self) -> Option<String> {
+        // Whoever asks for a frame has taken those before.
+        self.line.last(self.desk.stall);
+        loop {
+            if let Some(frame) = self.frames.pop_front() {
+                return Some(frame);
+            }
+            if self.over {
+                return None;
+            }
+            let ended = async {
+                match &mut self.ended {
+                    Some(ended) => ended.await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                live = self.follower.next() => self.tell(live),
+                ended = ended => self.finish(ended).await,
+                () = sleep(self.desk.heartbeat) => return Some(":\n\n".to_owned()),
+            }
+        }
+    }
+
+    /// Tells what is left, once the job has ended.
+    async fn finish(&mut self, ended: Option<Ended>) {
+        while let Some(live) = self.follower.try_next() {
+            self.tell(live);
+        }
+        let found = self.desk.status.find(self.follower.id()).await;
+        let view = found.ok().flatten().map(|found| found.view);
+        self.tell_end(view.as_ref(), ended);
+    }
+
+    fn tell(&mut self, live: Live) {
+        match live {
+            Live::Output { attempt, start, bytes } => {
+                if self.place != (attempt, start) {
+                    self.flush();
+                }
+                self.printed = true;
+                self.place = (attempt, start + bytes.len() as u64);
+                self.tell_output(bytes);
+            }
+            Live::Progress { percent, message } => {
+                self.event("progress", None, &json!({ "percent": percent, "message": message }));
+            }
+            Live::Missed { bytes, states } => {
+                self.flush();
+                self.printed |= bytes > 0;
+                self.event("missed", None, &json!({ "bytes": bytes, "states": states }));
+            }
+            Live::State { at, state, attempt, error } => {
+                self.flush();
+                self.printed &= attempt.is_none();
+                self.tell_state(at, state, attempt, error.as_deref());
+                if state.is_end() && self.ended.is_none() {
+                    let end = json!({ "state": state, "error": error });
+                    self.event("end", None, &end);
+                    self.over = true;
+                }
+            }
+        }
+    }
+
+    fn tell_state(&mut self, at: Timestamp, state: State, attempt: Option<u32>, error: Option<&str>) {
+        self.state = state;
+        let id = self.follower.id().clone();
+        let mut data = json!({ "id": id, "state": state, "at": at });
+        if let Some(attempt) = attempt {
+            data["attempt"] = json!(attempt);
+        }
+        if let Some(error) = error {
+            data["error"] = json!(error);
+        }
+        self.event("state", None, &data);
+    }
+
+    /// As text what is text; a character that is cut waits for its rest.
+    fn tell_output(&mut self, bytes: Vec<u8>) {
+        let mut bytes = if self.carry.is_empty() { bytes } else { [&self.carry[..], &bytes].concat() };
+        self.carry.clear();
+        if let Err(error) = std::str::from_utf8(&bytes)
+            && error.error_len().is_none()
+        {
+            self.carry = bytes.split_off(error.valid_up_to());
+        }
+        self.output_event(bytes);
+    }
+
+    fn flush(&mut self) {
+        let carry = std::mem::take(&mut self.carry);
+        self.output_event(carry);
+    }
+
+    fn output_event(&mut self, bytes: Vec<u8>) {
+        if bytes.is_empty() {
+            return;
+        }
+        let (attempt, end) = self.place;
+        let place = format!("{attempt}-{}", end - self.carry.len() as u64);
+        self.event("output", Some(&place), &piece(bytes));
+    }
+
+    /// The end, and before it what is stored of an output that was not told as it came.
+    fn tell_end(&mut self, view: Option<&JobView>, ended: Option<Ended>) {
+        self.flush();
+        if let Some(view) = view.filter(|_| !self.printed) {
+            self.tell_stored(view);
+        }
+        let ended = ended.as_ref();
+        let last = view.and_then(|view| view.attempts.last());
+        // A store that keeps no record of it cannot say how it ended, but the manager has.
+        let told = Some(self.state).filter(|state| state.is_end());
+        let state = ended.and_then(|ended| ended.state).or(view.map(|view| view.state)).or(told);
+        let mut end = json!({ "state": state.map_or("unknown", State::as_str) });
+        if let Some(attempts) = ended.map(|ended| ended.runs).or(last.map(|last| last.number)) {
+            end["attempts"] = json!(attempts);
+        }
+        let error =
+            ended.and_then(|ended| ended.error.as_ref()).or(last.and_then(|last| last.error.as_ref()));
+        if let Some(error) = error.filter(|_| state != Some(State::Done)) {
+            end["error"] = json!(error);
+        }
+        self.event("end", None, &end);
+        self.over = true;
+    }
+
+    fn tell_stored(&mut self, view: &JobView) {
+        let tail = || view.attempts.last().map(|last| Output::new(last.output.as_str())).unwrap_or_default();
+        let output = view.output.clone().unwrap_or_else(tail);
+        let cut_at = if output.cut > 0 { output.cut_at.min(output.bytes.len()) } else { output.bytes.len() };
+        let (head, tail) = output.bytes.split_at(cut_at);
+        if !head.is_empty() {
+            self.event("output", None, &piece(head.to_vec()));
+        }
+        if output.cut > 0 {
+            self.event("missed", None, &json!({ "bytes": output.cut, "states": 0 }));
+        }
+        if !tail.is_empty() {
+            self.event("output", None, &piece(tail.to_vec()));
+        }
+    }
+
+    fn event(&mut self, name: &str, place: Option<&str>, data: &Value) {
+        let id = place.map(|place| format!("id: {place}\n")).unwrap_or_default();
+        // JSON has no line breaks of its own.
+        self.frames.push_back(format!("event: {name}\n{id}data: {data}\n\n"));
+    }
+}
+
+/// A piece of output.
+fn piece(bytes: Vec<u8>) -> Value {
+    match String::from_utf8(bytes) {
+        Ok(text) => json!({ "text": text }),
+        Err(error) => json!({ "base64": STANDARD.encode(error.as_bytes()) }),
+    }
+}
+
+/// Waits until the store says that a job has ended.
+fn until_end(sink: Arc<dyn Sink>, id: JobId) -> BoxFuture<'static, Option<Ended>> {
+    Box::pin(async move {
+        let ids = [id];
+        loop {
+            match sink.ended(&ids).await {
+                Ok(ended) => return ended.into_iter().next(),
+                Err(error) => {
+                    tracing::debug!(job = %ids[0], %error, "the store does not tell of a job's end; asked again");
+                    sleep(AGAIN).await;
+                }
+            }
+        }
+    })
+}

@@ -1,0 +1,310 @@
+//! Following one job: its states, how far it is, and what its runs print, as it comes.
+//!
+//! A run's output is not copied for those who follow it: they read it where it is kept anyway, each from its own
+//! place. So a follower that comes late begins at the beginning, none holds up a run, and one that is too slow misses
+//! what is cut there, and is told how much.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    fmt,
+    future::poll_fn,
+    pin::pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::Poll,
+};
+
+use tokio::sync::Notify;
+
+use crate::{JobContext, JobId, OutputBuffer, State, Timestamp};
+
+/// What a follower of a job sees.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Live {
+    /// The job is in this state now, as its manager has it: a moment before the store does.
+    State {
+        /// Since when.
+        at: Timestamp,
+        /// The state.
+        state: State,
+        /// Of a job that runs, the number of the run, from 1.
+        attempt: Option<u32>,
+        /// The error of the run that led there.
+        error: Option<String>,
+    },
+    /// The run printed this.
+    Output {
+        /// The number of the run, from 1.
+        attempt: u32,
+        /// Where in the run's output it begins.
+        start: u64,
+        /// What it printed.
+        bytes: Vec<u8>,
+    },
+    /// The run is this far along.
+    Progress {
+        /// 0 to 100.
+        percent: u8,
+        /// In words.
+        message: String,
+    },
+    /// The follower was too slow or came too late, and has missed this.
+    Missed {
+        /// So many bytes of output.
+        bytes: u64,
+        /// So many changes of state.
+        states: u64,
+    },
+}
+
+/// How many bytes of output a follower is given at once.
+pub const PIECE_MAX: usize = 64 << 10;
+
+/// How many changes of state wait for a slow follower. With each beginning waits what that run printed.
+const TURNS_MAX: usize = 16;
+
+/// Who follows which jobs.
+#[derive(Default)]
+pub(crate) struct Followed {
+    count: AtomicUsize,
+    by_id: Mutex<HashMap<JobId, Vec<Arc<Trail>>>>,
+}
+
+/// What one follower has not yet seen, but for the output.
+#[derive(Default)]
+struct Trail {
+    news: Mutex<News>,
+    wake: Notify,
+}
+
+#[derive(Default)]
+struct News {
+    turns: VecDeque<Turn>,
+    lost: u64,
+    progress: Option<(u8, String)>,
+}
+
+/// A change of state.
+#[derive(Clone)]
+enum Turn {
+    Began { at: Timestamp, run: JobContext },
+    State { at: Timestamp, state: State, error: Option<String> },
+}
+
+impl Trail {
+    fn news(&self) -> MutexGuard<'_, News> {
+        self.news.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, turn: Turn) {
+        let mut news = self.news();
+        if news.turns.len() == TURNS_MAX {
+            news.turns.pop_front();
+            news.lost += 1;
+        }
+        news.turns.push_back(turn);
+        drop(news);
+        self.wake.notify_one();
+    }
+}
+
+impl Followed {
+    fn by_id(&self) -> MutexGuard<'_, HashMap<JobId, Vec<Arc<Trail>>>> {
+        self.by_id.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a job is followed. One atomic read while none is.
+    pub(crate) fn has(&self, id: &JobId) -> bool {
+        self.count.load(Ordering::Relaxed) > 0 && self.by_id().contains_key(id)
+    }
+
+    fn each(&self, id: &JobId, tell: impl Fn(&Trail)) {
+        if self.count.load(Ordering::Relaxed) > 0
+            && let Some(trails) = self.by_id().get(id)
+        {
+            trails.iter().for_each(|trail| tell(trail));
+        }
+    }
+
+    pub(crate) fn began(&self, run: &JobContext, at: Timestamp) {
+        // From the beginning, so that what it prints is there for a follower that looks when it has ended.
+        run.watch();
+        self.each(run.id(), |trail| trail.add(Turn::Began { at, run: run.clone() }));
+    }
+
+    pub(crate) fn state(&self, id: &JobId, at: Timestamp, state: State, error: Option<&str>) {
+        self.each(id, |trail| trail.add(Turn::State { at, state, error: error.map(str::to_owned) }));
+    }
+
+    pub(crate) fn progress(&self, id: &JobId, percent: u8, message: &str) {
+        self.each(id, |trail| {
+            trail.news().progress = Some((percent, message.to_owned()));
+            trail.wake.notify_one();
+        });
+    }
+
+    pub(crate) fn follow(self: &Arc<Self>, id: &JobId) -> Follower {
+        let trail = Arc::<Trail>::default();
+        self.by_id().entry(id.clone()).or_default().push(trail.clone());
+        self.count.fetch_add(1, Ordering::SeqCst);
+        Follower { followed: self.clone(), id: id.clone(), trail, run: None, at: 0, progressed: false }
+    }
+}
+
+impl fmt::Debug for Followed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Followed").field("count", &self.count).finish_non_exhaustive()
+    }
+}
+
+/// Follows one job through all its runs in one manager. Dropped, it follows no more.
+pub struct Follower {
+    followed: Arc<Followed>,
+    id: JobId,
+    trail: Arc<Trail>,
+    run: Option<JobContext>,
+    /// So much of the run's output has been seen.
+    at: u64,
+    /// The last thing seen was progress: something else has its turn.
+    progressed: bool,
+}
+
+impl Follower {
+    /// The job.
+    pub fn id(&self) -> &JobId {
+        &self.id
+    }
+
+    /// The number of the run that it reads from; `None` if no run is known here.
+    pub fn attempt(&self) -> Option<u32> {
+        self.run.as_ref().map(JobContext::attempt)
+    }
+
+    /// Gives it the run that is under way; the manager's, for a follower that comes late.
+    pub fn attach(&mut self, run: JobContext) {
+        if self.run.is_none() {
+            run.watch();
+            self.run = Some(run);
+        }
+    }
+
+    /// Goes on in a run's output where an earlier follower had come to.
+    pub fn resume(&mut self, attempt: u32, at: u64) {
+        if self.run.as_ref().is_some_and(|run| run.attempt() == attempt) {
+            self.at = at;
+        }
+    }
+
+    /// Waits for the next thing to see. Never ends by itself: the caller knows which state is an end. May be dropped
+    /// at any time.
+    pub async fn next(&mut self) -> Live {
+        loop {
+            let (trail, watch) = (self.trail.clone(), self.run.as_ref().map(JobContext::watch));
+            let mut woken = pin!(trail.wake.notified());
+            let mut printed = pin!(watch.as_ref().map(|watch| watch.printed.notified()));
+            // Armed before the look, so that what comes in between is not missed.
+            woken.as_mut().enable();
+            if let Some(printed) = printed.as_mut().as_pin_mut() {
+                printed.enable();
+            }
+            if let Some(live) = self.try_next() {
+                return live;
+            }
+            poll_fn(|cx| {
+                let printed = printed.as_mut().as_pin_mut();
+                let ready = woken.as_mut().poll(cx).is_ready()
+                    || printed.is_some_and(|printed| printed.poll(cx).is_ready());
+                if ready { Poll::Ready(()) } else { Poll::Pending }
+            })
+            .await;
+        }
+    }
+
+    /// The next thing to see, if it is there.
+    pub fn try_next(&mut self) -> Option<Live> {
+        if !self.progressed
+            && let Some(live) = self.take_progress()
+        {
+            return Some(live);
+        }
+        self.progressed = false;
+        // What a run printed is seen before how it ended.
+        self.printed().or_else(|| self.turn()).or_else(|| self.take_progress())
+    }
+
+    fn take_progress(&mut self) -> Option<Live> {
+        let (percent, message) = self.trail.news().progress.take()?;
+        self.progressed = true;
+        Some(Live::Progress { percent, message })
+    }
+
+    fn printed(&mut self) -> Option<Live> {
+        let run = self.run.as_ref()?;
+        let (missed, bytes) = run.output_from(self.at, PIECE_MAX);
+        if missed > 0 {
+            self.at += missed;
+            return Some(Live::Missed { bytes: missed, states: 0 });
+        }
+        if bytes.is_empty() {
+            return None;
+        }
+        let start = self.at;
+        self.at += bytes.len() as u64;
+        Some(Live::Output { attempt: run.attempt(), start, bytes })
+    }
+
+    fn turn(&mut self) -> Option<Live> {
+        let mut news = self.trail.news();
+        if news.lost > 0 {
+            return Some(Live::Missed { bytes: 0, states: std::mem::take(&mut news.lost) });
+        }
+        let turn = news.turns.pop_front()?;
+        drop(news);
+        Some(match turn {
+            Turn::State { at, state, error } => Live::State { at, state, attempt: None, error },
+            Turn::Began { at, run } => {
+                let attempt = Some(run.attempt());
+                if self.run.as_ref().is_none_or(|known| known.lease() != run.lease()) {
+                    (self.run, self.at) = (Some(run), 0);
+                }
+                Live::State { at, state: State::Running, attempt, error: None }
+            }
+        })
+    }
+}
+
+impl fmt::Debug for Follower {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Follower").field("id", &self.id).field("at", &self.at).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        let mut by_id = self.followed.by_id();
+        if let Some(trails) = by_id.get_mut(&self.id) {
+            trails.retain(|trail| !Arc::ptr_eq(trail, &self.trail));
+            if trails.is_empty() {
+                by_id.remove(&self.id);
+            }
+        }
+        self.followed.count.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// What a run that is followed has beside its output.
+#[derive(Default)]
+pub(crate) struct Watch {
+    /// It printed something.
+    pub(crate) printed: Notify,
+    /// Its output, once the manager has taken it.
+    pub(crate) rest: Mutex<Option<OutputBuffer>>,
+}
+
+impl Watch {
+    pub(crate) fn rest(&self) -> MutexGuard<'_, Option<OutputBuffer>> {
+        self.rest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
