@@ -162,9 +162,10 @@ local function write_claim(claim, items)
   end
 end
 
--- What is open in a claim of which half is settled, packed anew, so that a long job pins only itself.
+-- What is open in a claim of which half is settled, packed anew, so that a long job pins only itself; where its items were
+-- read anyway. Most claims are settled whole before a renewal would read them for this.
 local function repacked(claim, count)
-  if count * 2 > claim.packed then
+  if not claim.items or count * 2 > claim.packed then
     return nil
   end
   local open, items = {}, items_of(claim)

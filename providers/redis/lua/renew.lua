@@ -2,7 +2,7 @@
 --
 -- KEYS[1]  see head.lua
 -- ARGV     1 format, 2 manager, 3 its beat, 4 lease in ms, 5 how many claims; their tokens; for each bits of the items
---          named
+--          named, or nothing where each is known to have had one item only
 -- Answers  nothing if all are held and none cancelled; else for each claim `=` (so of this one), or bits of those held
 --          and then as many bytes of bits of those that shall be cancelled
 despite_oom()
@@ -27,10 +27,21 @@ local count = tonumber(ARGV[5])
 if count == 0 then
   return {}
 end
-local values = call('HMGET', K .. 'claims', unpack(ARGV, 6, 5 + count))
 local cancels = call('HLEN', K .. 'cancel') > 0
-local answers, extend, releases = {}, {}, {}
 local deadline = text(now + lease)
+local lone = #ARGV == 5 + count
+if lone and not cancels then
+  -- A claim of one item is held if it has a lease: its bits need no look.
+  local extend = {}
+  for i = 1, count do
+    extend[2 * i - 1], extend[2 * i] = deadline, ARGV[5 + i]
+  end
+  if call('ZADD', K .. 'leases', 'XX', 'CH', unpack(extend)) == count then
+    return {}
+  end
+end
+local values = call('HMGET', K .. 'claims', unpack(ARGV, 6, 5 + count))
+local answers, extend, releases = {}, {}, {}
 
 local function cancel_bits(token, open)
   local bits = {}
@@ -78,6 +89,7 @@ local function look(token, value, named)
     end
   end
   if not claim.dirty and claim.packed > 8 and popcount(open) * 2 <= claim.packed then
+    items_of(claim)
     bytes_of(claim)
     claim.dirty = true
   end
@@ -86,7 +98,7 @@ end
 
 local extended, all = 0, true
 for i = 1, count do
-  local token, value, named = ARGV[5 + i], values[i], ARGV[5 + count + i]
+  local token, value, named = ARGV[5 + i], values[i], lone and '\1' or ARGV[5 + count + i]
   if value then
     extend[extended + 1], extend[extended + 2] = deadline, token
     extended = extended + 2

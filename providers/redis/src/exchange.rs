@@ -210,6 +210,9 @@ impl Store {
                 }
             });
         }
+        if leased.len() == 1 {
+            self.lone.note(claim.give.token);
+        }
         Ok((leased, keyed))
     }
 }

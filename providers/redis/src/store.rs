@@ -14,6 +14,7 @@ use crate::{
     keep::Keeps,
     link::{Link, Server},
     overflow::Overflow,
+    renew::Lone,
     script::{Call, Holders, Script},
 };
 
@@ -60,6 +61,7 @@ pub(crate) struct Store {
     pub(crate) manager: String,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) keeps: Keeps,
+    pub(crate) lone: Lone,
     /// Who must have what the sink acknowledges.
     pub(crate) holders: Holders,
     turn: AtomicU64,
@@ -90,6 +92,7 @@ impl Store {
             clock: cx.clock.clone(),
             keys,
             keeps: Keeps::default(),
+            lone: Lone::default(),
             holders: Holders { replicas: config.replicas, synced: config.synced },
             turn: AtomicU64::new(0),
             warned: AtomicBool::new(false),
