@@ -6,6 +6,8 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use schemars::JsonSchema;
+use serde::Deserialize;
 
 /// Guards a group against a signal that comes when its number belongs to somebody else: signals are sent, and
 /// the number is given up, under one lock.
@@ -13,6 +15,45 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 pub struct Group {
     state: Mutex<State>,
     asked: Condvar,
+    stop: StopSignal,
+}
+
+/// The signal that tells a child to stop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[allow(missing_docs, reason = "they are what signal(7) says they are")]
+pub enum StopSignal {
+    #[default]
+    #[serde(rename = "TERM", alias = "SIGTERM")]
+    Term,
+    #[serde(rename = "INT", alias = "SIGINT")]
+    Int,
+    #[serde(rename = "QUIT", alias = "SIGQUIT")]
+    Quit,
+    #[serde(rename = "HUP", alias = "SIGHUP")]
+    Hup,
+    #[serde(rename = "ABRT", alias = "SIGABRT")]
+    Abrt,
+    #[serde(rename = "USR1", alias = "SIGUSR1")]
+    Usr1,
+    #[serde(rename = "USR2", alias = "SIGUSR2")]
+    Usr2,
+    #[serde(rename = "KILL", alias = "SIGKILL")]
+    Kill,
+}
+
+impl StopSignal {
+    fn signal(self) -> Signal {
+        match self {
+            StopSignal::Term => Signal::TERM,
+            StopSignal::Int => Signal::INT,
+            StopSignal::Quit => Signal::QUIT,
+            StopSignal::Hup => Signal::HUP,
+            StopSignal::Abrt => Signal::ABORT,
+            StopSignal::Usr1 => Signal::USR1,
+            StopSignal::Usr2 => Signal::USR2,
+            StopSignal::Kill => Signal::KILL,
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -39,6 +80,10 @@ pub enum Ask {
 }
 
 impl Group {
+    pub(crate) fn new(stop: StopSignal) -> Self {
+        Group { stop, ..Group::default() }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -53,7 +98,7 @@ impl Group {
         let mut state = self.lock();
         state.phase = Phase::Running(leader);
         if let Some(ask) = state.asked {
-            send(leader, ask);
+            self.send(leader, ask);
         }
     }
 
@@ -63,7 +108,7 @@ impl Group {
         match state.phase {
             Phase::Idle => return false,
             Phase::Starting => {}
-            Phase::Running(leader) => send(leader, ask),
+            Phase::Running(leader) => self.send(leader, ask),
         }
         state.asked = state.asked.max(Some(ask));
         self.asked.notify_all();
@@ -87,21 +132,21 @@ impl Group {
     pub(crate) fn end(&self) -> Option<Ask> {
         let mut state = self.lock();
         if let Phase::Running(leader) = state.phase {
-            send(leader, Ask::Kill);
+            self.send(leader, Ask::Kill);
         }
         state.phase = Phase::Idle;
         state.asked
     }
-}
 
-fn send(leader: Pid, ask: Ask) {
-    // What is gone cannot be signalled, and need not be.
-    match ask {
-        Ask::Kill => signal(leader, Signal::KILL),
-        Ask::Stop => {
-            signal(leader, Signal::TERM);
-            // A stopped process hears of TERM only when it goes on.
-            signal(leader, Signal::CONT);
+    fn send(&self, leader: Pid, ask: Ask) {
+        // What is gone cannot be signalled, and need not be.
+        match ask {
+            Ask::Kill => signal(leader, Signal::KILL),
+            Ask::Stop => {
+                signal(leader, self.stop.signal());
+                // A stopped process hears of it only when it goes on.
+                signal(leader, Signal::CONT);
+            }
         }
     }
 }

@@ -1,11 +1,16 @@
 //! What keeps one child at a time from its start to its end.
 
-use std::{io, sync::Arc};
+use std::{io, os::fd::BorrowedFd, sync::Arc};
 
-use rustix::{io::Errno, process::Pid};
+use rustix::{
+    fs::{FileType, Gid, Uid, fchown, fstat},
+    io::Errno,
+    process::Pid,
+};
 
 use crate::{
-    group::{Ask, Group},
+    confine::Confinement,
+    group::{Ask, Group, StopSignal},
     marked::kill_marked,
     spawn::{Spawn, Spawner},
     sys::{Reaped, reap},
@@ -18,6 +23,8 @@ pub struct Keeper {
     seat: Seat,
     group: Arc<Group>,
     spawner: Spawner,
+    confinement: Option<Arc<Confinement>>,
+    umask: Option<u32>,
 }
 
 /// How a child ended.
@@ -32,7 +39,28 @@ pub struct End {
 impl Keeper {
     /// A keeper whose children the watcher knows of.
     pub fn new(watch: &Arc<Watch>) -> Self {
-        Keeper { seat: watch.seat(), group: Arc::default(), spawner: Spawner::new() }
+        Keeper {
+            seat: watch.seat(),
+            group: Arc::default(),
+            spawner: Spawner::new(),
+            confinement: None,
+            umask: None,
+        }
+    }
+
+    /// With children that are told to stop by another signal than TERM.
+    pub fn stopped_by(self, signal: StopSignal) -> Self {
+        Keeper { group: Arc::new(Group::new(signal)), ..self }
+    }
+
+    /// With children that are held to this.
+    pub fn confined(self, confinement: Option<Arc<Confinement>>) -> Self {
+        Keeper { confinement, ..self }
+    }
+
+    /// Sets which permissions files that children make from now on do not get; `None` leaves them ganger's own mask.
+    pub fn set_umask(&mut self, umask: Option<u32>) {
+        self.umask = umask;
     }
 
     /// The group of the child, for whoever wants it stopped. [`Group::begin`] must be called before each start.
@@ -44,13 +72,22 @@ impl Keeper {
     /// ignored, and with no other file than the three. Returns once exec has happened.
     ///
     /// # Errors
-    /// The child's own, from chdir or exec, or that of making it; EAGAIN where the group was asked to stop before.
+    /// The child's own, from what it is held to, chdir or exec, or that of making it; EAGAIN where the group was asked to stop before.
     /// [`crate::explain`] says what it means.
     pub fn start(&mut self, spawn: &Spawn<'_>) -> io::Result<Pid> {
         if self.group.asked().is_some() {
             return Err(Errno::AGAIN.into());
         }
-        let leader = self.spawner.spawn(spawn)?;
+        if let Some((uid, gid)) = self.confinement.as_ref().and_then(|confinement| confinement.owner()) {
+            // As /dev/stdout it is opened anew, by its permissions.
+            let is_pipe = |file: &BorrowedFd<'_>| {
+                fstat(file).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo)
+            };
+            for file in [spawn.stdout, spawn.stderr].into_iter().filter(is_pipe) {
+                let _ = fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+            }
+        }
+        let leader = self.spawner.spawn(spawn, self.confinement.as_deref(), self.umask)?;
         self.seat.set(Some(leader));
         self.group.started(leader);
         Ok(leader)

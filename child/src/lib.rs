@@ -1,6 +1,8 @@
 #![doc = include_str!("../README.md")]
 #![deny(unsafe_code)]
 
+mod account;
+mod confine;
 mod end;
 mod environment;
 mod group;
@@ -13,13 +15,14 @@ mod sys;
 mod text;
 mod watch;
 
+pub use confine::{Confinement, Limits, Wanted};
 pub use end::{Killer, describe};
 pub use environment::{Base, OWN, RUN, check_name};
-pub use group::{Ask, Group};
+pub use group::{Ask, Group, StopSignal};
 pub use keep::{End, Keeper};
 pub use program::{Refusal, explain, find, may_pass};
 pub use spawn::Spawn;
 pub use strings::{Nul, Strings};
-pub use sys::{Reaped, await_end, has_ended, listen_to_children};
+pub use sys::{Reaped, await_end, has_ended, listen_to_children, own_max_rss_kib};
 pub use text::{Env, Text, shortened};
 pub use watch::Watch;

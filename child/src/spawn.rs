@@ -16,7 +16,7 @@ use std::{
 
 use rustix::{io::fcntl_dupfd_cloexec, process::Pid};
 
-use crate::strings::Strings;
+use crate::{confine::Confinement, strings::Strings};
 
 /// Far more than the calls of a child take: none of them nests.
 const STACK: usize = 32 << 10;
@@ -79,8 +79,13 @@ impl Spawner {
     /// close-on-exec.
     ///
     /// # Errors
-    /// The child's own, from chdir or exec, or that of making it.
-    pub(crate) fn spawn(&mut self, command: &Spawn<'_>) -> io::Result<Pid> {
+    /// The child's own, from what it is held to, chdir or exec, or that of making it.
+    pub(crate) fn spawn(
+        &mut self,
+        command: &Spawn<'_>,
+        confinement: Option<&Confinement>,
+        umask: Option<u32>,
+    ) -> io::Result<Pid> {
         let (argv, env) = (command.argv.pointers(), command.env.pointers());
         let files = [command.stdin, command.stdout, command.stderr];
         // One that is among the first three itself would be overwritten before it has its place.
@@ -89,41 +94,66 @@ impl Spawner {
             *moved = Some(fcntl_dupfd_cloexec(file, 3)?);
         }
         let number = |at: usize| moved[at].as_ref().map_or(files[at].as_raw_fd(), OwnedFd::as_raw_fd);
-        let mut errand = Errand {
+        let errand = Errand {
             signals: &self.signals,
             program: command.program.as_ptr(),
             argv: argv.as_ptr().cast(),
             env: env.as_ptr().cast(),
             cwd: command.cwd.map_or(ptr::null(), CStr::as_ptr),
             files: [number(0), number(1), number(2)],
-            error: 0,
+            confinement,
+            umask,
+            failed: None,
         };
-        // A stack grows down, and starts at a multiple of 16.
-        let top = self.stack.as_mut_ptr_range().end;
-        let top = top.wrapping_sub(top.addr() % 16).cast::<c_void>();
-        // SAFETY: the stack and the errand are the child's alone until it has execed or exited, for until then
-        // this thread stands still (CLONE_VFORK). With every signal blocked no handler runs on the child's
-        // stack. `in_child` keeps to what a child of a process of many threads may do.
-        let pid = unsafe {
-            let (mut all, mut before) = (MaybeUninit::uninit(), MaybeUninit::uninit());
-            libc::sigfillset(all.as_mut_ptr());
-            libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
-            let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
-            let pid = libc::clone(in_child, top, flags, ptr::from_mut(&mut errand).cast());
-            let error = io::Error::last_os_error();
-            libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), ptr::null_mut());
-            Pid::from_raw(pid).filter(|_| pid > 0).ok_or(error)?
-        };
-        // SAFETY: the child wrote it, if it did, while this thread stood still.
-        match unsafe { ptr::from_ref(&errand.error).read_volatile() } {
-            0 => Ok(pid),
-            error => {
-                // It exited at once. Where the host program waits for all its children, that was done already.
-                let _ = crate::sys::reap(pid);
-                Err(io::Error::from_raw_os_error(error))
-            }
-        }
+        run(&mut self.stack, errand)
     }
+
+    /// Tries what children are to be held to, in a child that does nothing else.
+    pub(crate) fn try_out(&mut self, confinement: &Confinement) -> io::Result<()> {
+        let errand = Errand {
+            signals: &[],
+            program: ptr::null(),
+            argv: ptr::null(),
+            env: ptr::null(),
+            cwd: ptr::null(),
+            files: [0, 1, 2],
+            confinement: Some(confinement),
+            umask: None,
+            failed: None,
+        };
+        // It exits at once.
+        let _ = crate::sys::reap(run(&mut self.stack, errand)?);
+        Ok(())
+    }
+}
+
+/// Makes a child that does an errand.
+fn run(stack: &mut [MaybeUninit<u8>], mut errand: Errand<'_>) -> io::Result<Pid> {
+    // A stack grows down, and starts at a multiple of 16.
+    let top = stack.as_mut_ptr_range().end;
+    let top = top.wrapping_sub(top.addr() % 16).cast::<c_void>();
+    // SAFETY: the stack and the errand are the child's alone until it has execed or exited, for until then
+    // this thread stands still (CLONE_VFORK). With every signal blocked no handler runs on the child's
+    // stack. `in_child` keeps to what a child of a process of many threads may do.
+    let pid = unsafe {
+        let (mut all, mut before) = (MaybeUninit::uninit(), MaybeUninit::uninit());
+        libc::sigfillset(all.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
+        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+        let pid = libc::clone(in_child, top, flags, ptr::from_mut(&mut errand).cast());
+        let error = io::Error::last_os_error();
+        libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), ptr::null_mut());
+        Pid::from_raw(pid).filter(|_| pid > 0).ok_or(error)?
+    };
+    // SAFETY: the child wrote it, if it did, while this thread stood still.
+    let failed = unsafe { ptr::from_ref(&errand.failed).read_volatile() };
+    let Some((step, error)) = failed else { return Ok(pid) };
+    // It exited at once. Where the host program waits for all its children, that was done already.
+    let _ = crate::sys::reap(pid);
+    Err(match errand.confinement {
+        Some(confinement) => confinement.error_of(step, error),
+        None => io::Error::from_raw_os_error(error),
+    })
 }
 
 /// Whether a signal has a handler in this process.
@@ -140,14 +170,30 @@ fn is_handled(signal: c_int) -> bool {
 /// What a child is to do.
 struct Errand<'a> {
     signals: &'a [c_int],
+    /// Null where there is nothing to run.
     program: *const c_char,
     argv: *const *const c_char,
     env: *const *const c_char,
     cwd: *const c_char,
     /// What become standard input, output and error; none of them is one of these.
     files: [c_int; 3],
-    /// Why it could not; 0 if it could.
-    error: c_int,
+    confinement: Option<&'a Confinement>,
+    umask: Option<u32>,
+    /// What it could not do, and the system's reason.
+    failed: Option<(Step, c_int)>,
+}
+
+/// What can fail in a child.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    Files,
+    /// One of the limits, by its place.
+    Limit(usize),
+    Nice,
+    NoNewPrivs,
+    User,
+    /// To go to its directory, or exec.
+    Exec,
 }
 
 /// What runs in the child, on memory that is the parent's: system calls alone.
@@ -155,17 +201,18 @@ extern "C" fn in_child(errand: *mut c_void) -> c_int {
     // SAFETY: the parent's errand, which nobody else touches meanwhile; its pointers are what exec takes.
     unsafe {
         let errand = errand.cast::<Errand<'_>>();
-        become_command(&*errand);
-        (*errand).error = *libc::__errno_location();
+        if let Err(step) = become_command(&*errand) {
+            (*errand).failed = Some((step, *libc::__errno_location()));
+        }
         libc::_exit(127)
     }
 }
 
-/// Returns only if it failed, with errno set.
+/// `Err` with errno set. Well done only if there is nothing to run.
 ///
 /// # Safety
 /// Called in the child alone.
-unsafe fn become_command(errand: &Errand<'_>) {
+unsafe fn become_command(errand: &Errand<'_>) -> Result<(), Step> {
     // SAFETY: system calls on values of the errand's and of this frame; all zero is SIG_DFL, an empty set and no
     // flags.
     unsafe {
@@ -176,15 +223,66 @@ unsafe fn become_command(errand: &Errand<'_>) {
         }
         let mut none = MaybeUninit::uninit();
         libc::sigemptyset(none.as_mut_ptr());
+        if errand.program.is_null() {
+            return errand.confinement.map_or(Ok(()), |confinement| confine(confinement));
+        }
         let placed = libc::setpgid(0, 0) == 0
             && libc::dup2(errand.files[0], 0) == 0
             && libc::dup2(errand.files[1], 1) == 1
-            && libc::dup2(errand.files[2], 2) == 2
-            && (errand.cwd.is_null() || libc::chdir(errand.cwd) == 0)
-            && libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), ptr::null_mut()) == 0;
-        if placed {
+            && libc::dup2(errand.files[2], 2) == 2;
+        if !placed {
+            return Err(Step::Files);
+        }
+        if let Some(umask) = errand.umask {
+            libc::umask(umask);
+        }
+        if let Some(confinement) = errand.confinement {
+            confine(confinement)?;
+        }
+        if (errand.cwd.is_null() || libc::chdir(errand.cwd) == 0)
+            && libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), ptr::null_mut()) == 0
+        {
             libc::execve(errand.program, errand.argv, errand.env);
         }
+        Err(Step::Exec)
+    }
+}
+
+/// Applies what the child is held to, while it still may.
+///
+/// The calls for user and groups are made past the C library, whose own forms change all threads of the process that
+/// they believe to be in. As a side effect of the shared memory, ganger itself is no longer dumpable afterwards:
+/// whom the child becomes can neither trace it nor read its memory.
+///
+/// # Safety
+/// Called in the child alone.
+unsafe fn confine(confinement: &Confinement) -> Result<(), Step> {
+    // SAFETY: system calls on values that live as long as the errand.
+    unsafe {
+        for (at, limit) in confinement.limits.iter().enumerate() {
+            if libc::setrlimit(limit.resource as _, &limit.value) != 0 {
+                return Err(Step::Limit(at));
+            }
+        }
+        if let Some(nice) = confinement.nice
+            && libc::setpriority(libc::PRIO_PROCESS, 0, nice) != 0
+        {
+            return Err(Step::Nice);
+        }
+        if confinement.no_new_privs && libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 {
+            return Err(Step::NoNewPrivs);
+        }
+        if let Some(account) = &confinement.account {
+            let (uid, gid) = (account.uid, account.gid);
+            let changed = libc::syscall(libc::SYS_setgroups, account.groups.len(), account.groups.as_ptr())
+                == 0
+                && libc::syscall(libc::SYS_setresgid, gid, gid, gid) == 0
+                && libc::syscall(libc::SYS_setresuid, uid, uid, uid) == 0;
+            if !changed {
+                return Err(Step::User);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -208,17 +306,16 @@ mod tests {
         let nothing = File::open("/dev/null").unwrap();
         let (out, out_theirs) = pipe_with(PipeFlags::CLOEXEC).unwrap();
         let (err, err_theirs) = pipe_with(PipeFlags::CLOEXEC).unwrap();
-        let pid = Spawner::new()
-            .spawn(&Spawn {
-                program: c"/bin/sh",
-                argv: &strings(&["sh", "-c", "echo said; echo complained >&2; read line || echo ended"]),
-                env: &strings(&["A=1"]),
-                cwd: None,
-                stdin: nothing.as_fd(),
-                stdout: out_theirs.as_fd(),
-                stderr: err_theirs.as_fd(),
-            })
-            .unwrap();
+        let spawn = Spawn {
+            program: c"/bin/sh",
+            argv: &strings(&["sh", "-c", "echo said; echo complained >&2; read line || echo ended"]),
+            env: &strings(&["A=1"]),
+            cwd: None,
+            stdin: nothing.as_fd(),
+            stdout: out_theirs.as_fd(),
+            stderr: err_theirs.as_fd(),
+        };
+        let pid = Spawner::new().spawn(&spawn, None, None).unwrap();
         drop((out_theirs, err_theirs));
         let read = |file: OwnedFd| {
             let mut text = String::new();

@@ -60,6 +60,16 @@ pub(crate) fn reap(pid: Pid) -> io::Result<Reaped> {
     })
 }
 
+/// The most memory that this process has had at once, in KiB: what a child is said to have had at least.
+pub fn own_max_rss_kib() -> u64 {
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: valid for writes, and all zero a valid value.
+    unsafe {
+        libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr());
+        usage.assume_init().ru_maxrss.unsigned_abs()
+    }
+}
+
 /// Waits for the end of a child; it can still be reaped.
 pub fn await_end(pid: Pid) {
     // Anything but an interruption means that it has ended, or is no child any more.
@@ -94,6 +104,14 @@ pub fn listen_to_children() -> bool {
         }
         ignored
     }
+}
+
+/// How far this process may raise a limit; `None` where there is no bound.
+pub(crate) fn hard_limit(resource: c_int) -> Option<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: valid for writes.
+    unsafe { libc::getrlimit(resource as _, &mut limit) };
+    (limit.rlim_max != libc::RLIM_INFINITY).then_some(limit.rlim_max)
 }
 
 /// How many groups the board has room for: far more than slots that a machine could feed.

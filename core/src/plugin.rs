@@ -54,6 +54,8 @@ pub enum Role {
         check_params: fn(&Value) -> Result<(), OptionsError>,
         /// Makes what checks the params of jobs that come in, from the worker's options.
         params_check: MakeParamsCheck,
+        /// What is worth a word about an entry, from the worker's options.
+        about: fn(&Value) -> Option<String>,
         /// Makes its shared part.
         share: ShareWorker,
     },
@@ -103,6 +105,7 @@ impl Plugin {
                 params_schema: schema::<W::Params>,
                 check_params: check::<W::Params>,
                 params_check: params_check::<W>,
+                about: about::<W>,
                 share: share_worker::<W>,
             },
             config_schema: schema::<W::Config>,
@@ -141,6 +144,14 @@ impl Plugin {
         (self.config_schema)()
     }
 
+    /// What is worth a word about an entry with these options, which fit.
+    pub fn about(&self, options: &Value) -> Option<String> {
+        match self.role {
+            Role::Worker { about, .. } => about(options),
+            _ => None,
+        }
+    }
+
     /// Checks its own options without opening anything.
     ///
     /// # Errors
@@ -166,6 +177,10 @@ fn check<T: DeserializeOwned>(options: &Value) -> Result<(), OptionsError> {
 
 fn params_check<W: Worker>(options: Value) -> Result<ParamsCheck, OptionsError> {
     read_options::<W::Config>(options).map(ParamsCheck::worker::<W>)
+}
+
+fn about<W: Worker>(options: &Value) -> Option<String> {
+    W::about(&read_options::<W::Config>(options.clone()).ok()?)
 }
 
 /// Reads options, keeping the path of what does not fit.

@@ -97,6 +97,11 @@ pub trait Worker: Sized + Send + 'static {
         Ok(())
     }
 
+    /// What is worth a word in `ganger check` about an entry with these options: how it will do what they ask.
+    fn about(_config: &Self::Config) -> Option<String> {
+        None
+    }
+
     /// Makes what the slots share.
     fn share(
         config: Self::Config,

@@ -25,9 +25,13 @@ pub(crate) fn run(cx: &Context, args: Args, out: &mut Out) -> Result<Exit, Failu
     plan.check().map_err(|error| Failure::usage(format!("{}: {error}", config.name())))?;
     if args.json {
         let entry = |name: &str, plugin: &str| json!({ "name": name, "plugin": plugin });
-        let workers = |entries: &[crate::config::WorkerEntry]| -> Vec<_> {
-            entries.iter().map(|worker| json!({ "name": worker.name, "plugin": worker.plugin.name, "workers": worker.generic.workers })).collect()
-        };
+        let workers =
+            |entries: &[crate::config::WorkerEntry]| -> Vec<_> {
+                entries.iter().map(|worker| json!({
+                "name": worker.name, "plugin": worker.plugin.name, "workers": worker.generic.workers,
+                "about": worker.plugin.about(&worker.options),
+            })).collect()
+            };
         out.json_pretty(&json!({
             "file": config.file,
             "providers": config.sources.iter().map(|source| entry(&source.name, source.plugin.name)).collect::<Vec<_>>(),
@@ -56,7 +60,8 @@ pub(crate) fn run(cx: &Context, args: Args, out: &mut Out) -> Result<Exit, Failu
     }
     for (what, entries) in [("worker", &config.workers), ("handler", &config.handlers)] {
         for worker in entries {
-            let how = format!("{} at once", worker.generic.workers);
+            let about = worker.plugin.about(&worker.options).map(|about| format!(", {about}"));
+            let how = format!("{} at once{}", worker.generic.workers, about.unwrap_or_default());
             rows.row([what.to_owned(), worker.name.clone(), worker.plugin.name.to_owned(), how]);
         }
     }

@@ -7,9 +7,12 @@ use std::{
     fs::File,
     io::{self, Seek, Write},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::Arc,
 };
 
-use ganger_child::{Base, Keeper, Nul, Refusal, Spawn, Strings, check_name, explain, find, shortened};
+use ganger_child::{
+    Base, Confinement, Keeper, Nul, Refusal, Spawn, Strings, check_name, explain, find, shortened,
+};
 use ganger_core::{JobContext, JobError, OptionsError};
 use rustix::{
     fs::{MemfdFlags, memfd_create},
@@ -20,7 +23,7 @@ use crate::{
     config::{Config, UnknownParams},
     environment,
     exits::Exits,
-    params::{NAMES, Params},
+    params::{NAMES, Params, Umask},
 };
 
 /// What all commands of an entry have in common.
@@ -29,6 +32,7 @@ pub(crate) struct Common {
     pub(crate) config: Config,
     pub(crate) base: Base,
     pub(crate) exits: Exits,
+    pub(crate) confinement: Option<Arc<Confinement>>,
     /// `/dev/null`, opened once.
     pub(crate) nothing: OwnedFd,
 }
@@ -41,6 +45,7 @@ pub(crate) struct Command<'a> {
     argv: Strings,
     env: Strings,
     cwd: Option<CString>,
+    umask: Option<u32>,
     stdin: Option<Cow<'a, str>>,
 }
 
@@ -79,7 +84,8 @@ impl<'a> Command<'a> {
             (None, None) => None,
         };
         let program = find(name, &path).map_err(JobError::dead)?;
-        Ok(Command { common, name, program, argv, env, cwd, stdin })
+        let umask = params.umask.or(config.umask).map(|Umask(mask)| mask);
+        Ok(Command { common, name, program, argv, env, cwd, umask, stdin })
     }
 
     /// Starts it, with `output` as its standard output and standard error.
@@ -88,6 +94,7 @@ impl<'a> Command<'a> {
     /// As the system gave it; see [`Command::explain`].
     pub(crate) fn start(&self, keeper: &mut Keeper, output: BorrowedFd<'_>) -> io::Result<Pid> {
         let stdin = self.stdin.as_deref().map(file_of).transpose()?;
+        keeper.set_umask(self.umask);
         keeper.start(&Spawn {
             program: &self.program,
             argv: &self.argv,
@@ -134,12 +141,16 @@ pub(crate) fn check(config: &Config, params: &Params) -> Result<(), OptionsError
 
 fn refuse_unknown(config: &Config, params: &Params) -> Result<(), OptionsError> {
     match params.unknown.first() {
-        Some(unknown) if config.unknown_params == UnknownParams::Refuse => Err(OptionsError::whole(format!(
+        Some(_) if config.unknown_params == UnknownParams::Ignore => Ok(()),
+        Some(unknown) if unknown.eq_ignore_ascii_case("timeout") => Err(OptionsError::whole(
+            "`timeout` is no param of a command: it is a field of the job itself, beside `params`",
+        )),
+        Some(unknown) => Err(OptionsError::whole(format!(
             "`{}` is no param of a command; there are `{}`",
             shortened(unknown),
             NAMES.join("`, `")
         ))),
-        _ => Ok(()),
+        None => Ok(()),
     }
 }
 

@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
-use ganger_child::{Env, Text};
+use ganger_child::{Env, Limits, StopSignal, Text, Wanted};
 use ganger_core::Period;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 
-use crate::exits::{self, ExitCode};
+use crate::{
+    exits::{self, ExitCode},
+    params::Umask,
+};
 
 /// Options of a `cli` entry.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -41,6 +44,21 @@ pub struct Config {
     /// How long a job waits for its retry, in place of its backoff, when its command ended with 75 (EX_TEMPFAIL: it
     /// passes with time).
     pub retry_later: Period,
+    /// The signal that tells a command to stop.
+    pub kill_signal: StopSignal,
+    /// How far each process of a command may go.
+    pub limits: Option<Limits>,
+    /// The user that commands run as, by name or number: takes a ganger that runs as root. HOME and USER are that
+    /// one's.
+    pub user: Option<Text>,
+    /// The group that commands run as, by name or number. Default: the user's own, with all that the user is in.
+    pub group: Option<Text>,
+    /// How nice commands are: -20 (served first) to 19 (served last). Below ganger's own it takes a privilege.
+    pub nice: Option<i32>,
+    /// Commands, and what they start, gain no privilege by exec: `sudo` and its like do not work.
+    pub no_new_privs: bool,
+    /// Which permissions files that commands make do not get, in octal. Default: ganger's own mask.
+    pub umask: Option<Umask>,
 }
 
 impl<'de> Deserialize<'de> for Config {
@@ -53,7 +71,21 @@ impl<'de> Deserialize<'de> for Config {
 impl Config {
     /// What of it cannot work, as far as it shows without starting anything.
     fn fault(&self) -> Option<String> {
-        exits::fault(self)
+        if let Some(nice) = self.nice.filter(|nice| !(-20..=19).contains(nice)) {
+            return Some(format!("`nice` is {nice}: it goes from -20 to 19"));
+        }
+        exits::fault(self).or_else(|| self.limits.as_ref()?.fault())
+    }
+
+    /// What commands are to be held to.
+    pub(crate) fn wanted(&self) -> Wanted<'_> {
+        Wanted {
+            limits: self.limits.as_ref(),
+            nice: self.nice,
+            no_new_privs: self.no_new_privs,
+            user: self.user.as_ref(),
+            group: self.group.as_ref(),
+        }
     }
 }
 
@@ -92,6 +124,13 @@ impl Default for Config {
             discard_on: Vec::new(),
             dead_on: Vec::new(),
             retry_later: RETRY_LATER.into(),
+            kill_signal: StopSignal::default(),
+            limits: None,
+            user: None,
+            group: None,
+            nice: None,
+            no_new_privs: false,
+            umask: None,
         }
     }
 }

@@ -26,13 +26,15 @@ pub struct Params {
     pub env: Env,
     /// The directory in which it runs.
     pub cwd: Option<String>,
+    /// Which permissions files that it makes do not get, in octal.
+    pub umask: Option<Umask>,
     /// Names that are no params.
     #[schemars(skip)]
     pub(crate) unknown: Vec<String>,
 }
 
 /// The names that params have.
-pub(crate) const NAMES: [&str; 5] = ["command", "params", "stdin", "env", "cwd"];
+pub(crate) const NAMES: [&str; 6] = ["command", "params", "stdin", "env", "cwd", "umask"];
 
 impl<'de> Deserialize<'de> for Params {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -70,7 +72,8 @@ impl<'de> de::Visitor<'de> for Fields {
                 "params" => params.params = map.next_value::<Option<_>>()?.unwrap_or_default(),
                 "stdin" => params.stdin = map.next_value()?,
                 "env" => params.env = map.next_value::<Option<_>>()?.unwrap_or_default(),
-                _ => params.cwd = map.next_value()?,
+                "cwd" => params.cwd = map.next_value()?,
+                _ => params.umask = map.next_value()?,
             }
         }
         Ok(params)
@@ -97,6 +100,30 @@ impl JsonSchema for Stdin {
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "description": "a text as it is, anything else as JSON" })
+    }
+}
+
+/// A mask of permissions: three octal digits or fewer, as a text, since a number would be taken for a decimal one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Umask(pub u32);
+
+impl<'de> Deserialize<'de> for Umask {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let fault = || de::Error::custom("a mask is a text of three octal digits, like \"027\"");
+        let text = serde_json::Value::deserialize(deserializer)?;
+        let digits = text.as_str().ok_or_else(fault)?;
+        let octal = !digits.is_empty() && digits.bytes().all(|digit| (b'0'..=b'7').contains(&digit));
+        let mask = u32::from_str_radix(digits, 8).ok().filter(|mask| octal && *mask <= 0o777);
+        mask.map(Umask).ok_or_else(fault)
+    }
+}
+
+impl JsonSchema for Umask {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Umask".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": "^0*[0-7]{1,3}$" })
     }
 }
 

@@ -80,7 +80,8 @@ impl Slot {
         watch: &Arc<Watch>,
     ) -> io::Result<Slot> {
         let (orders, incoming) = mpsc::channel::<Order>();
-        let keeper = Keeper::new(watch);
+        let keeper =
+            Keeper::new(watch).stopped_by(common.config.kill_signal).confined(common.confinement.clone());
         let group = Arc::clone(keeper.group());
         let mut far = Far { common, killer, keeper, buffer: vec![0; READ_MAX].into() };
         thread::Builder::new().name(format!("ganger-{name}")).stack_size(256 << 10).spawn(move || {
@@ -154,7 +155,9 @@ impl Far {
         match reaped.status.success() {
             true => (Ok(()), Some("exit status 0".into())),
             false => {
-                (verdict::of(reaped, &self.common.exits, &self.killer), Some(describe(reaped.status).into()))
+                let limits = self.common.config.limits.as_ref();
+                let verdict = verdict::of(reaped, &self.common.exits, limits, &self.killer);
+                (verdict, Some(describe(reaped.status).into()))
             }
         }
     }

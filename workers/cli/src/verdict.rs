@@ -2,34 +2,66 @@
 
 use std::os::unix::process::ExitStatusExt;
 
-use ganger_child::{Killer, Reaped, describe};
+use ganger_child::{Killer, Limits, Reaped, describe, own_max_rss_kib};
 use ganger_core::JobError;
 
 use crate::exits::{Exits, Fate};
 
 /// Judges how a command ended that nobody had stopped.
-pub(crate) fn of(reaped: &Reaped, exits: &Exits, killer: &Killer) -> Result<(), JobError> {
-    match (reaped.status.code(), reaped.status.signal()) {
-        (Some(0), _) => Ok(()),
-        // A wait status has no more than eight bits for it.
-        (Some(code), _) => Err(of_exit(code as u8, exits)),
-        (_, Some(libc::SIGKILL)) => {
-            let mib = reaped.max_rss_kib.div_ceil(1024);
-            Err(JobError::lost(match killer.struck() {
-                true => format!("killed by SIGKILL, out of memory (it had used at most {mib} MiB)"),
-                false => format!("killed by SIGKILL, not by ganger (it had used at most {mib} MiB)"),
-            }))
-        }
-        _ => Err(JobError::retry(describe(reaped.status))),
+pub(crate) fn of(
+    reaped: &Reaped,
+    exits: &Exits,
+    limits: Option<&Limits>,
+    killer: &Killer,
+) -> Result<(), JobError> {
+    if reaped.status.success() {
+        return Ok(());
     }
+    let error = match (reaped.status.code(), limits.and_then(|limits| over(reaped, limits))) {
+        // A wait status has no more than eight bits for it.
+        (Some(code), over) => of_exit(code as u8, over, exits),
+        (None, Some(over)) => JobError::retry(format!("{}: {over}", describe(reaped.status))),
+        (None, None) => of_signal(reaped, killer),
+    };
+    Err(error)
 }
 
-fn of_exit(code: u8, exits: &Exits) -> JobError {
+/// Which limit a command that failed had reached, as far as that can be told.
+fn over(reaped: &Reaped, limits: &Limits) -> Option<String> {
+    let signal = reaped.status.signal();
+    if let Some(seconds) = limits.cpu_seconds()
+        && (signal == Some(libc::SIGXCPU) || signal == Some(libc::SIGKILL) && reaped.cpu.as_secs() >= seconds)
+    {
+        return Some(format!("over its cpu limit of {seconds} s"));
+    }
+    if let Some(size) = limits.file_size.filter(|_| signal == Some(libc::SIGXFSZ)) {
+        return Some(format!("over its file_size limit of {size}"));
+    }
+    // What it was refused only it knows; but where it had nearly all, it wanted more.
+    let memory = limits.memory.filter(|_| signal != Some(libc::SIGKILL))?;
+    let near = memory.get() / 1024 / 10 * 9;
+    (reaped.max_rss_kib >= near && own_max_rss_kib() < near).then(|| {
+        let mib = reaped.max_rss_kib.div_ceil(1024);
+        format!("it had used {mib} MiB, near its memory limit of {memory}")
+    })
+}
+
+fn of_signal(reaped: &Reaped, killer: &Killer) -> JobError {
+    if reaped.status.signal() != Some(libc::SIGKILL) {
+        return JobError::retry(describe(reaped.status));
+    }
+    let mib = reaped.max_rss_kib.div_ceil(1024);
+    JobError::lost(match killer.struck() {
+        true => format!("killed by SIGKILL, out of memory (it had used at most {mib} MiB)"),
+        false => format!("killed by SIGKILL, not by ganger (it had used at most {mib} MiB)"),
+    })
+}
+
+fn of_exit(code: u8, over: Option<String>, exits: &Exits) -> JobError {
     let (fate, name) = exits.of(code);
-    let message = match name {
-        Some(name) => format!("exit status {code} ({name})"),
-        None => format!("exit status {code}"),
-    };
+    let name = name.map(|name| format!(" ({name})")).unwrap_or_default();
+    let over = over.map(|over| format!("; {over}")).unwrap_or_default();
+    let message = format!("exit status {code}{name}{over}");
     match fate {
         Fate::Retry => JobError::retry(message),
         Fate::Later(wait) => JobError::retry_after(wait, message),
@@ -49,7 +81,7 @@ mod tests {
     fn judge(wait_status: i32) -> (String, Option<Advice>) {
         let reaped =
             Reaped { status: ExitStatus::from_raw(wait_status), cpu: Duration::ZERO, max_rss_kib: 2048 };
-        match of(&reaped, &Exits::new(&Config::default()), &Killer::new()) {
+        match of(&reaped, &Exits::new(&Config::default()), None, &Killer::new()) {
             Ok(()) => (String::new(), None),
             Err(error) => (error.message().to_owned(), Some(error.advice())),
         }

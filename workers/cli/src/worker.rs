@@ -2,7 +2,7 @@
 
 use std::{fs::File, sync::Arc, time::Duration};
 
-use ganger_child::{Ask, Base, Group, Killer, Watch, check_name, listen_to_children};
+use ganger_child::{Ask, Base, Confinement, Group, Killer, Watch, check_name, listen_to_children};
 use ganger_core::{
     HANDLER_PREFIX, JobContext, JobError, OptionsError, Output, SlotContext, StopReason, Worker,
     WorkerContext, WorkerError,
@@ -57,6 +57,10 @@ impl Worker for Cli {
         command::check(config, params)
     }
 
+    fn about(config: &Config) -> Option<String> {
+        config.limits.as_ref().map(|_| "limits by setrlimit, each process by itself".to_owned())
+    }
+
     async fn share(config: Config, cx: &WorkerContext) -> Result<Arc<Entry>, WorkerError> {
         config.env.0.iter().try_for_each(|(name, _)| check_name(name)).map_err(WorkerError::new)?;
         if cx.name.starts_with(HANDLER_PREFIX) && config.command.is_none() {
@@ -77,9 +81,18 @@ impl Worker for Cli {
             .write(true)
             .open("/dev/null")
             .map_err(|error| cannot("open /dev/null", error))?;
-        let base = Base::new(std::env::vars_os(), &config.env_pass, &config.env, watch.mark());
+        let confinement = Confinement::new(config.wanted())
+            .map_err(|why| WorkerError::new(format!("commands cannot be started so: {why}")))?;
+        let variables = Confinement::variables(confinement.as_ref()).into_iter();
+        let base = Base::new(variables, &config.env_pass, &config.env, watch.mark());
         let exits = Exits::new(&config);
-        let common = Arc::new(Common { config, base, exits, nothing: nothing.into() });
+        let common = Arc::new(Common {
+            config,
+            base,
+            exits,
+            confinement: confinement.map(Arc::new),
+            nothing: nothing.into(),
+        });
         Ok(Arc::new(Entry { common, killer: Arc::new(Killer::new()), watch }))
     }
 
