@@ -9,7 +9,9 @@ use axum::{
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use futures_util::stream;
-use ganger_core::{BoxFuture, Ended, Follower, Found, JobId, JobView, Live, Output, Sink, State, Timestamp};
+use ganger_core::{
+    BoxFuture, Ended, Follower, Found, JobId, JobView, Live, Output, PIECE_MAX, Sink, State, Timestamp,
+};
 use serde_json::{Value, json};
 use tokio::{sync::OwnedSemaphorePermit, time::sleep};
 
@@ -31,8 +33,8 @@ pub(crate) async fn answer(desk: &Arc<Desk>, line: Line, id: &str, headers: &Hea
     };
     // It follows before it looks, so that nothing is missed in between.
     let mut follower = desk.status.follow(&id);
-    if let Some((attempt, at)) = headers.get("last-event-id").and_then(resume_at) {
-        follower.resume(attempt, at);
+    if let Some(place) = headers.get("last-event-id").and_then(|value| value.to_str().ok()) {
+        follower.resume(place);
     }
     let found = match desk.status.find(&id).await {
         Ok(found) => found,
@@ -59,12 +61,6 @@ pub(crate) async fn answer(desk: &Arc<Desk>, line: Line, id: &str, headers: &Hea
     (head, Body::from_stream(frames)).into_response()
 }
 
-/// Where a listener that comes again had come to: `<run>-<bytes>`.
-fn resume_at(value: &HeaderValue) -> Option<(u32, u64)> {
-    let (attempt, at) = value.to_str().ok()?.split_once('-')?;
-    Some((attempt.parse().ok()?, at.parse().ok()?))
-}
-
 /// One who listens to a job.
 struct Listener {
     desk: Arc<Desk>,
@@ -81,8 +77,8 @@ struct Listener {
     printed: bool,
     /// The beginning of a character whose rest has not come.
     carry: Vec<u8>,
-    /// The run that `carry` is of, and where that ends.
-    place: (u32, u64),
+    /// The run that is told of, and how much of its output has come; `None` for what is stored.
+    place: Option<(u32, u64)>,
 }
 
 impl Listener {
@@ -107,12 +103,15 @@ impl Listener {
             state: State::Ready,
             printed: false,
             carry: Vec::new(),
-            place: (0, 0),
+            place: None,
         };
         match view {
             Some(view) if view.state.is_end() => listener.tell_end(Some(&view), None),
             view => {
-                let state = view.as_ref().map_or(State::Running, |view| view.state);
+                // Its store may not have it yet that it runs.
+                let state = view.as_ref().map(|view| view.state);
+                let state = state.filter(|state| *state != State::Ready || attempt.is_none());
+                let state = state.unwrap_or(State::Running);
                 listener.tell_state(
                     Timestamp::now(),
                     state,
@@ -163,12 +162,12 @@ impl Listener {
     fn tell(&mut self, live: Live) {
         match live {
             Live::Output { attempt, start, bytes } => {
-                if self.place != (attempt, start) {
+                if self.place != Some((attempt, start)) {
                     self.flush();
                 }
                 self.printed = true;
-                self.place = (attempt, start + bytes.len() as u64);
-                self.tell_output(bytes);
+                self.place = Some((attempt, start + bytes.len() as u64));
+                self.tell_output(&bytes);
             }
             Live::Progress { percent, message } => {
                 self.event("progress", None, &json!({ "percent": percent, "message": message }));
@@ -205,9 +204,8 @@ impl Listener {
     }
 
     /// As text what is text; a character that is cut waits for its rest.
-    fn tell_output(&mut self, bytes: Vec<u8>) {
-        let mut bytes = if self.carry.is_empty() { bytes } else { [&self.carry[..], &bytes].concat() };
-        self.carry.clear();
+    fn tell_output(&mut self, bytes: &[u8]) {
+        let mut bytes = [&std::mem::take(&mut self.carry)[..], bytes].concat();
         if let Err(error) = std::str::from_utf8(&bytes)
             && error.error_len().is_none()
         {
@@ -225,9 +223,8 @@ impl Listener {
         if bytes.is_empty() {
             return;
         }
-        let (attempt, end) = self.place;
-        let place = format!("{attempt}-{}", end - self.carry.len() as u64);
-        self.event("output", Some(&place), &piece(bytes));
+        let place = self.place.and_then(|_| self.follower.place(self.carry.len()));
+        self.event("output", place.as_deref(), &piece(bytes));
     }
 
     /// The end, and before it what is stored of an output that was not told as it came.
@@ -259,15 +256,14 @@ impl Listener {
         let output = view.output.clone().unwrap_or_else(tail);
         let cut_at = if output.cut > 0 { output.cut_at.min(output.bytes.len()) } else { output.bytes.len() };
         let (head, tail) = output.bytes.split_at(cut_at);
-        if !head.is_empty() {
-            self.event("output", None, &piece(head.to_vec()));
-        }
+        self.place = None;
+        head.chunks(PIECE_MAX).for_each(|piece| self.tell_output(piece));
+        self.flush();
         if output.cut > 0 {
             self.event("missed", None, &json!({ "bytes": output.cut, "states": 0 }));
         }
-        if !tail.is_empty() {
-            self.event("output", None, &piece(tail.to_vec()));
-        }
+        tail.chunks(PIECE_MAX).for_each(|piece| self.tell_output(piece));
+        self.flush();
     }
 
     fn event(&mut self, name: &str, place: Option<&str>, data: &Value) {

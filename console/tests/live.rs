@@ -294,13 +294,16 @@ async fn one_who_comes_again_goes_on_where_it_was() {
     let run = house.begin("a", 1);
     run.write(b"one two");
     client(move || {
-        let (mut ear, _) = Ear::listen(address, "a", "Host: localhost\r\nLast-Event-ID: 1-4\r\n");
-        ear.hear();
-        assert_eq!(ear.hear(), r#"output "two""#);
-        let (mut ear, _) =
-            Ear::listen(address, "a", "Host: localhost\r\nLast-Event-ID: 1-99999999999999999999\r\n");
-        ear.hear();
-        assert_eq!(ear.hear(), r#"output "one two""#, "a place that is none is passed over");
+        for (place, output) in [
+            ("00000001.1.0-4", r#"output "two""#),
+            ("00000001.1.0-99999999999999999999", r#"output "one two""#),
+            ("00000001.2.0-4", r#"output "one two""#),
+        ] {
+            let headers = format!("Host: localhost\r\nLast-Event-ID: {place}\r\n");
+            let (mut ear, _) = Ear::listen(address, "a", &headers);
+            ear.hear();
+            assert_eq!(ear.hear(), output, "{place}");
+        }
     })
     .await;
 }

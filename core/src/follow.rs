@@ -18,7 +18,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-use crate::{JobContext, JobId, OutputBuffer, State, Timestamp};
+use crate::{JobContext, JobId, LeaseRef, OutputBuffer, State, Timestamp};
 
 /// What a follower of a job sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -186,13 +186,26 @@ impl Follower {
     pub fn attach(&mut self, run: JobContext) {
         if self.run.is_none() {
             run.watch();
+            // Its beginning is no news any more.
+            let known =
+                |turn: &Turn| matches!(turn, Turn::Began { run: began, .. } if began.lease() == run.lease());
+            self.trail.news().turns.retain(|turn| !known(turn));
             self.run = Some(run);
         }
     }
 
-    /// Goes on in a run's output where an earlier follower had come to.
-    pub fn resume(&mut self, attempt: u32, at: u64) {
-        if self.run.as_ref().is_some_and(|run| run.attempt() == attempt) {
+    /// Where in which run's output it has come to, less `behind` bytes; for [`resume`](Follower::resume).
+    pub fn place(&self, behind: usize) -> Option<String> {
+        let at = self.at.saturating_sub(behind as u64);
+        self.run.as_ref().map(|run| format!("{}-{at}", run_mark(run)))
+    }
+
+    /// Goes on at the [`place`](Follower::place) of an earlier follower, if that run is the one under way.
+    pub fn resume(&mut self, place: &str) {
+        let known = place.split_once('-').and_then(|(mark, at)| Some((mark, at.parse().ok()?)));
+        if let (Some((mark, at)), Some(run)) = (known, &self.run)
+            && run_mark(run) == mark
+        {
             self.at = at;
         }
     }
@@ -273,6 +286,12 @@ impl Follower {
             }
         })
     }
+}
+
+/// Tells a run from others, also from one of the same number after a restart; it is no token.
+fn run_mark(run: &JobContext) -> String {
+    let LeaseRef { token, index } = run.lease();
+    format!("{:08x}.{}.{index}", token.incarnation as u32, token.seq)
 }
 
 impl fmt::Debug for Follower {

@@ -86,7 +86,8 @@ async fn who_comes_late_sees_all_that_was_printed_once() {
     assert_eq!(late.attempt(), Some(1));
     assert_eq!(told(late.next().await), "1:0 one\n");
     let mut later = running.status().follow(&id);
-    later.resume(1, 2);
+    later.resume("another.1.0-1");
+    later.resume(&late.place(2).unwrap());
     lets.add_permits(2);
     ends(&provider, &ids).await;
     assert_eq!(story(&mut late).await, ["3 % lines", "1:4 two\nthree\n", "done 0 -"]);

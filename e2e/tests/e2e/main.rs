@@ -8,6 +8,7 @@ mod examples;
 #[cfg(feature = "failpoints")]
 mod failpoints;
 mod faults;
+mod follow;
 mod foreign;
 mod intake;
 mod looking;

@@ -7,6 +7,7 @@ mod crew;
 mod dead;
 mod enqueue;
 mod failure;
+mod follow;
 mod job;
 mod lines;
 mod log;

@@ -50,6 +50,15 @@ impl Out {
         Ok(())
     }
 
+    /// A piece of a job's output, as [`output`](Out::output); as it is, where that is asked for.
+    pub(crate) fn piece(&mut self, bytes: &[u8], raw: bool) -> Result<(), Failure> {
+        match self.is_terminal && !raw {
+            true => write!(self.writer, "{}", harmless(&String::from_utf8_lossy(bytes)))?,
+            false => self.writer.write_all(bytes)?,
+        }
+        Ok(())
+    }
+
     /// Shows what was printed so far.
     pub(crate) fn flush(&mut self) -> Result<(), Failure> {
         Ok(self.writer.flush()?)
