@@ -4,15 +4,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ganger_core::{JobId, Malformed, Refused, RefusedKind};
-use http_body_util::Full;
+use http_body_util::{Either, Full};
 use hyper::{
     Response, StatusCode,
     header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS},
 };
 use serde::Serialize;
 
+use crate::stream::AnswerBody;
+
 /// An answer.
-pub(crate) type Answer = Response<Full<Bytes>>;
+pub(crate) type Answer = Response<AnswerBody>;
 
 /// The id of the job.
 pub(crate) const JOB_ID: HeaderName = HeaderName::from_static("ganger-job-id");
@@ -107,7 +109,7 @@ pub(crate) fn json(status: StatusCode, body: &impl Serialize) -> Answer {
 
 /// An answer with a body that no browser will take for a page.
 pub(crate) fn with_body(status: StatusCode, content_type: HeaderValue, body: impl Into<Bytes>) -> Answer {
-    let mut answer = Response::new(Full::new(body.into()));
+    let mut answer = Response::new(Either::Left(Full::new(body.into())));
     *answer.status_mut() = status;
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, content_type);
@@ -116,16 +118,21 @@ pub(crate) fn with_body(status: StatusCode, content_type: HeaderValue, body: imp
     answer
 }
 
-/// Sets a header, its text made fit for one: control characters and what is not ASCII become `?`, and it is cut.
+/// Sets a header, its text made fit for one.
 pub(crate) fn set(answer: &mut Answer, name: HeaderName, text: &str) {
+    if let Some(value) = fit(text) {
+        answer.headers_mut().insert(name, value);
+    }
+}
+
+/// A text made fit for a header: control characters and what is not ASCII become `?`, and it is cut.
+pub(crate) fn fit(text: &str) -> Option<HeaderValue> {
     let fit: String = text
         .chars()
         .map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '?' })
         .take(HEADER_MAX)
         .collect();
-    if let Ok(value) = HeaderValue::from_str(&fit) {
-        answer.headers_mut().insert(name, value);
-    }
+    HeaderValue::from_str(&fit).ok()
 }
 
 /// The longest text in a header: an id fits, an error is cut.

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use http_body_util::Either;
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -187,8 +188,12 @@ async fn connection(stream: TcpStream, door: Arc<Door>, idle: Arc<Idle>, _place:
     let service = service_fn(move |request: Request<Incoming>| {
         let (door, busy) = (door.clone(), Busy::new(seat.clone()));
         async move {
-            let answer = routes::answer(&door, request).await;
-            drop(busy);
+            let mut answer = routes::answer(&door, request).await;
+            match answer.body_mut() {
+                Either::Left(_) => drop(busy),
+                // The client is served until the last piece.
+                Either::Right(streamed) => streamed.hold(busy),
+            }
             Ok::<_, Infallible>(answer)
         }
     });

@@ -37,7 +37,7 @@ pub(crate) fn answer(ended: Ended, output_max: usize) -> Answer {
 }
 
 /// The output, its middle cut out where it is longer than `max`.
-fn capped(output: Output, max: usize) -> Output {
+pub(crate) fn capped(output: Output, max: usize) -> Output {
     if output.bytes.len() <= max {
         return output;
     }

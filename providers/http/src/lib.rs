@@ -15,6 +15,7 @@ mod post;
 mod query;
 mod routes;
 mod show;
+mod stream;
 mod wait;
 
 use ganger_core::Plugin;

@@ -23,7 +23,7 @@ use crate::{
     fate,
     intake::Door,
     query::Wish,
-    wait,
+    stream, wait,
 };
 
 /// The longest wait for the store.
@@ -72,6 +72,9 @@ pub(crate) async fn post(door: &Arc<Door>, request: Request<Incoming>) -> Result
     let body = read_body(door, request).await?;
     match Entries::read(&body, as_lines, door.config.max_jobs as usize)? {
         Entries::One(text) => one(door, text, wish).await,
+        Entries::Many(_) if wish.stream.is_some() => {
+            Err(Refusal::new(StatusCode::BAD_REQUEST, "`stream` is for a single job"))
+        }
         Entries::Many(entries) => many(door, &entries).await,
     }
 }
@@ -167,6 +170,8 @@ async fn carry(
     _place: Option<OwnedSemaphorePermit>,
     mut answered: oneshot::Sender<Result<Answer, Refusal>>,
 ) {
+    // From before it is stored, so that nothing is missed.
+    let follower = wish.stream.map(|_| door.sink.events.follow(&id));
     let stored = match store(&door, vec![job]).await.map(|answers| answers.into_iter().next()) {
         Ok(Some(Ok(stored))) => stored,
         Ok(Some(Err(refused))) => return drop(answered.send(Err(Refusal::by_store(refused)))),
@@ -176,6 +181,13 @@ async fn carry(
     let Some(limit) = wish.wait else {
         return drop(answered.send(Ok(accepted(&door, &stored.id, stored.state, wish))));
     };
+    if let Some(follower) = follower {
+        let stayed = stream::carry(&door, &stored, follower, wish, limit, answered).await;
+        if !stayed && wish.cancel_on_disconnect {
+            wait::cancel(&door, &id).await;
+        }
+        return;
+    }
     tokio::select! {
         biased;
         ended = door.ends.until_end(&id, limit) => {

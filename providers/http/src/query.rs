@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use ganger_core::Period;
-use hyper::{HeaderMap, StatusCode, Uri};
+use hyper::{HeaderMap, StatusCode, Uri, header::TE};
 use percent_encoding::percent_decode_str;
 
-use crate::answer::Refusal;
+use crate::{answer::Refusal, stream::Stream};
 
 /// What a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub(crate) struct Wish {
     pub cancel_on_disconnect: bool,
     /// Whether the `Prefer` header was followed.
     pub preferred: bool,
+    /// Whether the output comes while the job runs, and how its fate is told.
+    pub stream: Option<Stream>,
 }
 
 impl Wish {
@@ -26,7 +28,7 @@ impl Wish {
     /// # Errors
     /// A parameter that is not known, or a value that cannot be read.
     pub(crate) fn read(uri: &Uri, headers: &HeaderMap, most: Duration) -> Result<Self, Refusal> {
-        let mut wish = Wish { wait: Some(most), cancel_on_disconnect: false, preferred: false };
+        let mut wish = Wish { wait: Some(most), cancel_on_disconnect: false, preferred: false, stream: None };
         for value in headers.get_all("prefer") {
             for preference in value.to_str().unwrap_or_default().split([',', ';']) {
                 wish.prefer(preference.trim(), most);
@@ -37,14 +39,18 @@ impl Wish {
             let value = percent_decode_str(value).decode_utf8_lossy();
             match &*percent_decode_str(key).decode_utf8_lossy() {
                 "wait" => wish.wait = wait(&value, most)?,
-                "cancel_on_disconnect" => wish.cancel_on_disconnect = flag(&value)?,
+                "cancel_on_disconnect" => wish.cancel_on_disconnect = flag("cancel_on_disconnect", &value)?,
+                "stream" => wish.stream = stream(&value, headers)?,
                 other => {
                     return Err(wrong(format!(
-                        "there is no parameter `{}` (there is `wait`, `cancel_on_disconnect`)",
+                        "there is no parameter `{}` (there is `wait`, `stream`, `cancel_on_disconnect`)",
                         other.escape_debug()
                     )));
                 }
             }
+        }
+        if wish.stream.is_some() && wish.wait.is_none() {
+            return Err(wrong("`stream` waits for the job: it does not go with `wait=false`".to_owned()));
         }
         Ok(wish)
     }
@@ -72,14 +78,24 @@ fn wait(value: &str, most: Duration) -> Result<Option<Duration>, Refusal> {
     }
 }
 
-fn flag(value: &str) -> Result<bool, Refusal> {
+/// Reads `stream`: with a last line, or with the value `trailers` with trailers alone. A client that takes trailers has
+/// them in any case.
+fn stream(value: &str, headers: &HeaderMap) -> Result<Option<Stream>, Refusal> {
+    let accepted = headers.get_all(TE).iter().filter_map(|value| value.to_str().ok());
+    let mut accepted = accepted.flat_map(|value| value.split(','));
+    let trailers = accepted.any(|coding| coding.trim().eq_ignore_ascii_case("trailers"));
+    match value {
+        "trailers" if trailers => Ok(Some(Stream { trailers, last_line: false })),
+        "trailers" => Err(wrong("`stream=trailers` needs the header `TE: trailers`".to_owned())),
+        value => Ok(flag("stream", value)?.then_some(Stream { trailers, last_line: true })),
+    }
+}
+
+fn flag(name: &str, value: &str) -> Result<bool, Refusal> {
     match value {
         "" | "true" | "1" => Ok(true),
         "false" | "0" => Ok(false),
-        other => Err(wrong(format!(
-            "`cancel_on_disconnect`: `{}` is neither `true` nor `false`",
-            other.escape_debug()
-        ))),
+        other => Err(wrong(format!("`{name}`: `{}` is neither `true` nor `false`", other.escape_debug()))),
     }
 }
 
@@ -114,7 +130,9 @@ mod tests {
         assert_eq!(wait("?wait=20s", Some("respond-async")), Some(Duration::from_secs(20)));
         assert!(read("?cancel_on_disconnect", None).unwrap().cancel_on_disconnect);
         assert!(!read("?cancel_on_disconnect=false", None).unwrap().cancel_on_disconnect);
-        for wrong in ["?waits=1s", "?wait=soon", "?cancel_on_disconnect=perhaps"] {
+        for wrong in
+            ["?waits=1s", "?wait=soon", "?cancel_on_disconnect=perhaps", "?stream=no", "?stream&wait=false"]
+        {
             assert_eq!(read(wrong, None).unwrap_err().status, StatusCode::BAD_REQUEST, "{wrong}");
         }
     }

@@ -13,9 +13,10 @@ use std::{
 
 use compact_str::CompactString;
 use ganger_core::{
-    Batch, Beat, BoxFuture, Catalog, Clock, DynProvider, Ended, Enqueued, Entry, Events, Exchange, Intake,
-    IntakeContext, IntakeSink, Job, JobId, LeaseRef, Output, ProviderError, Refused, Room, Settlement, Sink,
-    State, Stopper, Timestamp, Token, TypeInfo, TypeRoom, Verdict, erase_provider,
+    Batch, Beat, BoxFuture, Catalog, Clock, DynProvider, Ended, Enqueued, Entry, Events, Exchange, Hold,
+    Intake, IntakeContext, IntakeSink, Job, JobContext, JobId, JobStart, LeaseRef, Output, ProviderError,
+    Record, Refused, Room, Settlement, Sink, State, Stopper, Timestamp, Token, TypeInfo, TypeRoom, Verdict,
+    erase_provider,
 };
 use ganger_provider_http::{HttpIntake, HttpIntakeConfig};
 use ganger_provider_memory::MemoryProvider;
@@ -65,6 +66,7 @@ pub struct House {
     pub served: JoinHandle<()>,
     /// The questions of the intake to the store about jobs' ends.
     pub asking: Arc<Asking>,
+    pub events: Events,
 }
 
 /// A sink that counts how many questions about jobs' ends it is asked at once.
@@ -125,21 +127,36 @@ pub async fn open(config: Value) -> House {
     let address = intake.local_addr();
     let (stopper, sink) = (Stopper::default(), store.sink().unwrap());
     let asking = Arc::new(Asking { sink: sink.clone(), now: AtomicUsize::new(0), most: AtomicUsize::new(0) });
+    let events = Events::default();
     let into = IntakeSink {
         name: "memory".into(),
         sink: asking.clone(),
         admin: store.admin(),
-        events: Events::default(),
+        events: events.clone(),
     };
     let stop = stopper.handle();
     let served = tokio::spawn(async move { intake.run(into, stop).await.unwrap() });
-    House { address, store, sink, stopper, served, asking }
+    House { address, store, sink, stopper, served, asking, events }
 }
 
 /// The next token of the one manager there is.
 fn next_token() -> Token {
     static SEQ: AtomicU64 = AtomicU64::new(1);
     Token { incarnation: 7, seq: SEQ.fetch_add(1, Ordering::Relaxed) }
+}
+
+fn beat(types: &[&str], guarded: &[&str]) -> Beat {
+    Beat {
+        incarnation: 9,
+        host: "other".into(),
+        pid: 1,
+        version: "0".into(),
+        types: types.iter().map(|kind| ((*kind).to_owned(), 1)).collect(),
+        guarded: guarded.iter().map(|kind| (*kind).to_owned()).collect(),
+        draining: false,
+        started: Timestamp::now(),
+        lease_millis: 60_000,
+    }
 }
 
 /// A job that a manager holds.
@@ -188,6 +205,20 @@ impl House {
         stream.write_all(format!("{head}\r\n").as_bytes()).await.unwrap();
         stream.write_all(body).await.unwrap();
         stream
+    }
+
+    /// Begins the run of a job that is held.
+    pub fn run(&self, held: &Held) -> JobContext {
+        let run = JobContext::new(JobStart {
+            job: held.job.clone(),
+            lease: held.lease,
+            origin: 0,
+            record: Record::default(),
+            events: self.events.clone(),
+            output_max: 1 << 10,
+        });
+        self.events.began(&run, Timestamp::now());
+        run
     }
 
     /// Leases the next job of a type.
@@ -251,18 +282,12 @@ impl House {
 
     /// Another manager shows that it is alive.
     pub async fn beat(&self, types: &[&str], guarded: &[&str]) {
-        let beat = Beat {
-            incarnation: 9,
-            host: "other".into(),
-            pid: 1,
-            version: "0".into(),
-            types: types.iter().map(|kind| ((*kind).to_owned(), 1)).collect(),
-            guarded: guarded.iter().map(|kind| (*kind).to_owned()).collect(),
-            draining: false,
-            started: Timestamp::now(),
-            lease_millis: 60_000,
-        };
-        self.store.renew(&beat, &[]).await.unwrap();
+        self.store.renew(&beat(types, guarded), &[]).await.unwrap();
+    }
+
+    /// What the store says of a lease.
+    pub async fn hold(&self, held: &Held) -> Hold {
+        self.store.renew(&beat(&[], &[]), &[held.lease]).await.unwrap()[0]
     }
 
     pub async fn state(&self, id: &str) -> Option<State> {
