@@ -73,6 +73,10 @@ pub trait Worker: Sized + Send + 'static {
     /// too, and is better off where all processors can help.
     const ONE_THREAD: bool = false;
 
+    /// Whether it takes jobs ahead ([`Feed::ahead`]): its slots are then handed as many at once as they do in a few
+    /// milliseconds, although each run waits for what goes on elsewhere.
+    const AHEAD: bool = false;
+
     /// Whether its jobs name commands to run: an intake takes such jobs only where its `accept` list names them.
     const RUNS_COMMANDS: bool = false;
 
@@ -125,14 +129,43 @@ pub trait Worker: Sized + Send + 'static {
     fn recycle(&mut self) -> Result<(), WorkerError> {
         Ok(())
     }
+
+    /// Does the jobs of a batch, one after the other. A worker that takes jobs ahead has its own way to do so; for any
+    /// other this one is right. Dropping it drops the run under way.
+    ///
+    /// # Errors
+    /// The worker could not be made ready for its next job: it must be made anew. Every job that `feed` gave has
+    /// been answered.
+    fn batch(&mut self, feed: &mut dyn Feed) -> impl Future<Output = Result<(), WorkerError>> + Send {
+        async move {
+            while let Some(job) = feed.next() {
+                let result = match job.params::<Self::Params>() {
+                    Ok(params) => self.work(params, &job).await,
+                    Err(error) => Err(error),
+                };
+                feed.done(result);
+                self.recycle()?;
+            }
+            Ok(())
+        }
+    }
 }
 
 /// The jobs of one batch, as a slot hands them to its worker one after the other.
 pub trait Feed: Send {
-    /// The next job; `None` ends the batch.
+    /// The next job, which is under way from now on; `None` ends the batch. While jobs are taken ahead it gives those,
+    /// in their order, also one that was asked to stop meanwhile; `None` then means that the slot was given up, and what
+    /// was taken ahead with it.
     fn next(&mut self) -> Option<JobContext>;
     /// The job that `next` gave last has ended so.
     fn done(&mut self, result: Result<Output, JobError>);
+    /// The job after those taken ahead so far, to be got ready while another runs; `None` where there is none. It is not
+    /// begun: it has no deadline, and is nobody else's until `next` gives it or it is given back.
+    fn ahead(&mut self) -> Option<JobContext> {
+        None
+    }
+    /// Gives back the last `count` of the jobs that were taken ahead: they have not been begun, and will not be here.
+    fn give_back(&mut self, _count: usize) {}
 }
 
 /// A [`Worker`] with its types erased. One box per batch, not per job.
@@ -149,18 +182,7 @@ struct ErasedWorker<W>(W);
 
 impl<W: Worker> DynWorker for ErasedWorker<W> {
     fn run<'a>(&'a mut self, feed: &'a mut dyn Feed) -> BoxFuture<'a, Result<(), WorkerError>> {
-        async move {
-            while let Some(job) = feed.next() {
-                let result = match job.params::<W::Params>() {
-                    Ok(params) => self.0.work(params, &job).await,
-                    Err(error) => Err(error),
-                };
-                feed.done(result);
-                self.0.recycle()?;
-            }
-            Ok(())
-        }
-        .boxed()
+        self.0.batch(feed).boxed()
     }
 }
 
@@ -189,6 +211,8 @@ pub struct WorkerTraits {
     pub blocking: bool,
     /// See [`Worker::ONE_THREAD`].
     pub one_thread: bool,
+    /// See [`Worker::AHEAD`].
+    pub ahead: bool,
     /// See [`Worker::RUNS_COMMANDS`].
     pub runs_commands: bool,
     /// See [`Worker::CARRIES`].
@@ -201,6 +225,7 @@ impl WorkerTraits {
         WorkerTraits {
             blocking: W::BLOCKING,
             one_thread: W::ONE_THREAD,
+            ahead: W::AHEAD,
             runs_commands: W::RUNS_COMMANDS,
             carries: W::CARRIES,
         }

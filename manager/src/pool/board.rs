@@ -9,7 +9,7 @@ use std::{
     task::Waker,
 };
 
-use ganger_core::{JobContext, LeaseRef};
+use ganger_core::{JobContext, LeaseRef, StopReason};
 
 /// A slot's batch: what is running, and what it has not begun.
 pub(crate) struct Board {
@@ -28,7 +28,9 @@ struct State {
     /// A batch was taken, and its end not told.
     busy: bool,
     current: Option<JobContext>,
+    /// What comes after it. The first `ahead` of them are with the worker, which gets them ready.
     rest: VecDeque<JobContext>,
+    ahead: usize,
     /// The run that was under way when the slot was given up: whatever it yields is not wanted.
     disowned: Option<LeaseRef>,
 }
@@ -81,12 +83,33 @@ impl Board {
         }
     }
 
-    /// The next job, which is under way from now on; `None` at the end of the batch.
-    pub(super) fn next(&self) -> Option<JobContext> {
+    /// The next job, which is under way from now on, and whether it was taken ahead; `None` at the end of the batch.
+    pub(super) fn next(&self) -> Option<(JobContext, bool)> {
         let mut state = self.state();
         let next = if self.is_retired() { None } else { state.rest.pop_front() };
         state.current.clone_from(&next);
-        next
+        let was_ahead = state.ahead > 0;
+        state.ahead = state.ahead.saturating_sub(1);
+        next.map(|run| (run, was_ahead))
+    }
+
+    /// The first job that is not begun and not taken ahead: it is now, if nothing asks it to stop.
+    pub(super) fn take_ahead(&self) -> Option<JobContext> {
+        let mut state = self.state();
+        let run = state.rest.get(state.ahead).filter(|run| run.stop_reason().is_none()).cloned()?;
+        state.ahead += 1;
+        Some(run)
+    }
+
+    /// So many jobs, the last ones taken ahead, are with the worker no more.
+    pub(super) fn give_back_ahead(&self, count: usize) {
+        let mut state = self.state();
+        state.ahead = state.ahead.saturating_sub(count);
+    }
+
+    /// Whether jobs are taken ahead.
+    pub(super) fn is_ahead(&self) -> bool {
+        self.state().ahead > 0
     }
 
     /// What is under way.
@@ -94,16 +117,24 @@ impl Board {
         self.state().current.clone()
     }
 
-    /// What is under way if it is another than `seen`; and what has not begun, since the run under way waits.
+    /// What is under way if it is another than `seen`; and what has not begun and is not taken ahead, since the run
+    /// under way waits.
     pub(super) fn look(&self, seen: Option<LeaseRef>, rest: &mut VecDeque<JobContext>) -> Option<JobContext> {
         let mut state = self.state();
-        rest.append(&mut state.rest);
+        state.take_rest(rest);
         state.current.as_ref().filter(|run| Some(run.lease()) != seen).cloned()
     }
 
-    /// Takes what has not begun.
+    /// Takes what has not begun and is not taken ahead.
     pub(super) fn take_rest(&self, rest: &mut VecDeque<JobContext>) {
-        rest.append(&mut self.state().rest);
+        self.state().take_rest(rest);
+    }
+
+    /// Takes what has not begun: the worker has returned or is gone, and with it what it had taken ahead.
+    pub(super) fn take_all(&self, rest: &mut VecDeque<JobContext>) {
+        let mut state = self.state();
+        state.ahead = 0;
+        state.take_rest(rest);
     }
 
     /// The batch has ended; whether that is still to be told. Whoever retires a slot tells it.
@@ -129,7 +160,16 @@ impl Board {
         self.retired.store(true, Ordering::Release);
         let current = state.current.take();
         state.disowned = current.as_ref().map(JobContext::lease);
+        // The worker may be at them, or will be: nobody is told a thing by it.
+        state.rest.iter().take(state.ahead).for_each(|run| run.ask_to_stop(StopReason::Fenced));
+        state.ahead = 0;
         Left { current, rest: std::mem::take(&mut state.rest), busy: std::mem::take(&mut state.busy) }
+    }
+}
+
+impl State {
+    fn take_rest(&mut self, rest: &mut VecDeque<JobContext>) {
+        rest.extend(self.rest.drain(self.ahead.min(self.rest.len())..));
     }
 }
 

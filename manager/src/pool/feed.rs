@@ -260,12 +260,13 @@ pub(super) fn returned(result: Result<Output, JobError>, stop: Option<StopReason
 impl Feed for SlotFeed<'_> {
     fn next(&mut self) -> Option<JobContext> {
         loop {
-            if self.pool.is_closing() {
+            // What is taken ahead may be begun already, for all that is known here.
+            if self.pool.is_closing() && !self.board.is_ahead() {
                 return None;
             }
-            let run = self.board.next()?;
+            let (run, was_ahead) = self.board.next()?;
             // Cancelled or fenced while it waited: it is not begun.
-            if let Some(reason) = run.stop_reason() {
+            if let Some(reason) = run.stop_reason().filter(|_| !was_ahead) {
                 self.ended(run, cut_off(reason), false);
                 continue;
             }
@@ -300,6 +301,14 @@ impl Feed for SlotFeed<'_> {
             return;
         }
         self.ended(run, returned(result, stop), true);
+    }
+
+    fn ahead(&mut self) -> Option<JobContext> {
+        if self.pool.is_closing() { None } else { self.board.take_ahead() }
+    }
+
+    fn give_back(&mut self, count: usize) {
+        self.board.give_back_ahead(count);
     }
 }
 

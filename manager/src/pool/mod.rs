@@ -50,6 +50,9 @@ const BATCH_MAX: u64 = 64;
 /// How long a slot's batch should take at most: what waits in it waits behind its neighbours.
 const BATCH_NANOS: u64 = 100_000;
 
+/// The same where the worker takes jobs ahead: its runs wait for another process, which is woken once a batch.
+const AHEAD_NANOS: u64 = 4_000_000;
+
 /// After a run that waited for something, so many batches are of one job: nothing shall wait behind a waiter.
 const SINGLES: u32 = 1024;
 
@@ -85,6 +88,8 @@ pub(crate) struct Queued {
 }
 
 struct State {
+    /// The worker takes jobs ahead.
+    ahead: bool,
     queue: VecDeque<Queued>,
     bytes: usize,
     idle: Vec<(u32, Waker)>,
@@ -139,6 +144,7 @@ impl Pool {
         let PoolSetup { kind, index, slots, policy, timeout, traits, makers, params, sources, spawn } = setup;
         let boards = (0..slots).map(|_| Mutex::new(Arc::new(Board::new(0)))).collect();
         let state = State {
+            ahead: traits.ahead,
             queue: VecDeque::new(),
             bytes: 0,
             idle: Vec::new(),
@@ -415,6 +421,12 @@ impl State {
 
     /// How many jobs a slot takes at once.
     fn batch(&self) -> usize {
+        if self.ahead {
+            let quick = (AHEAD_NANOS / self.mean.max(1)).clamp(1, BATCH_MAX) as usize;
+            // No more than its share: they run one after the other, and elsewhere at once.
+            let share = self.queue.len().div_ceil(self.is_idle.len().max(1)).max(1);
+            return if self.mean == 0 { 1 } else { quick.min(share) };
+        }
         if self.singles > 0 || self.mean == 0 {
             return 1;
         }

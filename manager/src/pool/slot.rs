@@ -106,7 +106,7 @@ async fn run_slot(pool: Arc<Pool>, house: Arc<House>, slot: u32, board: Arc<Boar
             }
         }
         let ended = feed.finish();
-        board.take_rest(&mut rest);
+        board.take_all(&mut rest);
         if !rest.is_empty() {
             pool.give_back(&mut rest);
             release(&pool, rest.drain(..), house.clock.wall());
