@@ -23,4 +23,6 @@ pub const PLUGINS: &[Plugin] = &[
     ganger_worker_forward::PLUGIN,
     #[cfg(feature = "worker-http")]
     ganger_worker_http::PLUGIN,
+    #[cfg(feature = "worker-process")]
+    ganger_worker_process::PLUGIN,
 ];
