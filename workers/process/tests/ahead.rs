@@ -46,7 +46,8 @@ async fn when_the_program_dies_one_fails_and_the_others_come_back() {
     let mut worker = slot(&json!({"pipeline": 16}), &json!({})).await;
     let mut belt = Belt::of([job(&json!({})), job(&json!({"do": "die"})), job(&json!({})), job(&json!({}))]);
     run(&mut worker, &mut belt).await.unwrap();
-    assert_eq!((belt.ends.len(), belt.given_back, belt.ahead), (2, 2, 0));
+    assert_eq!((belt.ends.len(), belt.ahead), (2, 0));
+    assert!(belt.given_back >= 2);
     assert!(belt.errors()[1].contains("exit status 7"));
     run(&mut worker, &mut belt).await.unwrap();
     assert_eq!(belt.errors().iter().filter(|error| !error.is_empty()).count(), 1);
