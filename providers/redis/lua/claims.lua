@@ -95,14 +95,24 @@ local function claim_of(token)
   return claim
 end
 
+-- A claim's bits as numbers, and numbers as bits; a part at a time, since a call has so many arguments at most.
+local PART = 4000
 local function bytes_of(claim)
   if not claim.set then
-    claim.set = {}
-    for i = 1, #claim.bits do
+    claim.set = { byte(claim.bits, 1, PART) }
+    for i = PART + 1, #claim.bits do
       claim.set[i] = byte(claim.bits, i)
     end
   end
   return claim.set
+end
+
+local function bits_of(set)
+  local parts = {}
+  for from = 1, #set, PART do
+    parts[#parts + 1] = string.char(unpack(set, from, math.min(from + PART - 1, #set)))
+  end
+  return table.concat(parts)
 end
 
 local function is_set(value, index)
@@ -162,22 +172,6 @@ local function write_claim(claim, items)
   end
 end
 
--- What is open in a claim of which half is settled, packed anew, so that a long job pins only itself; where its items were
--- read anyway. Most claims are settled whole before a renewal would read them for this.
-local function repacked(claim, count)
-  if not claim.items or count * 2 > claim.packed then
-    return nil
-  end
-  local open, items = {}, items_of(claim)
-  for i = 0, #claim.bits * 8 - 1 do
-    if is_open(claim, i) then
-      open[i + 1] = items[i + 1]
-    end
-  end
-  claim.packed = count
-  return cmsgpack.pack(open)
-end
-
 local function popcount(bits)
   local count = 0
   for i = 1, #bits do
@@ -190,18 +184,31 @@ local function popcount(bits)
   return count
 end
 
+-- What is open in a claim of which half is settled, packed anew, so that a long job pins only itself; where its items were
+-- read anyway. Most claims are settled whole before a renewal would read them for this.
+local function repacked(claim)
+  local count = claim.items and popcount(claim.bits)
+  if not count or count * 2 > claim.packed then
+    return nil
+  end
+  local open, items = {}, claim.items
+  for i = 0, #claim.bits * 8 - 1 do
+    if is_open(claim, i) then
+      open[i + 1] = items[i + 1]
+    end
+  end
+  claim.packed = count
+  return cmsgpack.pack(open)
+end
+
 -- Writes what has changed of the claims.
 local function flush()
   for token, claim in pairs(claims) do
     if claim and claim.dirty then
-      local chars, any = {}, false
-      for i, value in ipairs(claim.set) do
-        chars[i] = string.char(value)
-        any = any or value > 0
-      end
-      if any then
-        claim.bits = table.concat(chars)
-        write_claim(claim, repacked(claim, popcount(claim.bits)))
+      local bits = bits_of(claim.set)
+      if find(bits, '[^%z]') then
+        claim.bits = bits
+        write_claim(claim, repacked(claim))
       else
         free(token)
         claims[token] = false

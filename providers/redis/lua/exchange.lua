@@ -139,10 +139,12 @@ local function settle_done(token, bits)
   for i = 1, #bits do
     local done = byte(bits, i)
     local open = plain and set[i] or 0
-    if plain and bit.band(done, open, 255 - (byte(keys, i) or 0)) == done then
+    if done == 0 then
+      -- Nothing of these eight.
+    elseif plain and bit.band(done, open, 255 - (byte(keys, i) or 0)) == done then
       set[i] = open - done
       claim.dirty = true
-    elseif done > 0 then
+    else
       for k = 0, 7 do
         if floor(done / 2 ^ k) % 2 == 1 then
           settle(token, (i - 1) * 8 + k, DONE)
