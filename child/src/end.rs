@@ -7,15 +7,34 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
+use ganger_core::Usage;
+
+use crate::sys::Reaped;
+
+impl Reaped {
+    /// What it used, for the record of a run.
+    pub fn usage(&self) -> Usage {
+        Usage {
+            cpu_us: u64::try_from(self.cpu.as_micros()).unwrap_or(u64::MAX),
+            max_rss_kib: self.max_rss_kib,
+            signal: self.status.signal().map(signal_name),
+        }
+    }
+}
+
 /// `exit status 3`, `killed by SIGSEGV (core dumped)`.
 pub fn describe(status: ExitStatus) -> String {
     let Some(signal) = status.signal() else {
         return format!("exit status {}", status.code().unwrap_or_default());
     };
     let core = if status.core_dumped() { " (core dumped)" } else { "" };
+    format!("killed by {}{core}", signal_name(signal))
+}
+
+fn signal_name(signal: i32) -> String {
     match SIGNALS.iter().find(|(number, _)| *number == signal) {
-        Some((_, name)) => format!("killed by {name}{core}"),
-        None => format!("killed by signal {signal}{core}"),
+        Some((_, name)) => (*name).to_owned(),
+        None => format!("signal {signal}"),
     }
 }
 

@@ -31,6 +31,8 @@ pub fn stats_json(report: &Report, keys: &[(String, String)]) -> Value {
         "average_duration": mean(&total),
         "total_duration_by_type": each(&report.by_type, |figures| json!(figures.nanos)),
         "total_duration_by_provider": each(&providers, |figures| json!(figures.nanos)),
+        "cpu_us_by_type": each(&report.by_type, |figures| json!(figures.cpu_us)),
+        "max_rss_kib_by_type": each(&report.by_type, |figures| json!(figures.max_rss_kib)),
         "done": total.done,
         "failed": total.failed,
         "dead": total.dead,

@@ -95,6 +95,7 @@ impl House {
             error: Some("exit status 3".to_owned()),
             output: String::new(),
             manager: String::new(),
+            usage: None,
         };
         let view = JobView {
             id: id(name),

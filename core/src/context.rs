@@ -15,7 +15,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::{
     Event, Events, FailureRecord, Job, JobError, JobId, LeaseRef, OptionsError, OutputBuffer, Record,
-    Timestamp, What, follow::Watch, params::read_params,
+    Timestamp, Usage, What, follow::Watch, params::read_params,
 };
 
 /// A running job: its params, its attempt, its deadline, and what it may do while it runs. Cheap to clone.
@@ -35,6 +35,7 @@ struct Run {
     heeds: AtomicU64,
     stopped: Notify,
     deadline: OnceLock<Instant>,
+    usage: OnceLock<Usage>,
     side: Mutex<Option<Box<Side>>>,
     /// Made when someone follows the run.
     watch: OnceLock<Arc<Watch>>,
@@ -107,6 +108,7 @@ impl JobContext {
             heeds: AtomicU64::new(0),
             stopped: Notify::new(),
             deadline: OnceLock::new(),
+            usage: OnceLock::new(),
             side: Mutex::new(None),
             watch: OnceLock::new(),
         }))
@@ -316,6 +318,16 @@ impl JobContext {
     /// Enqueues a job that becomes real together with this one's end, if it ends well.
     pub fn follow(&self, job: Job) {
         self.side(|side| side.follow.push(job));
+    }
+
+    /// Says what the run used, once, at its end.
+    pub fn used(&self, usage: Usage) {
+        let _ = self.0.usage.set(usage);
+    }
+
+    /// What the run used, if its worker said so.
+    pub fn usage(&self) -> Option<&Usage> {
+        self.0.usage.get()
     }
 
     /// Takes what the run left beside its result; the manager's.

@@ -231,6 +231,22 @@ pub struct Attempt {
     /// Which manager ran it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub manager: String,
+    /// What it used, where the worker can tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
+}
+
+/// What a run used, of a worker that has processes do its jobs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Usage {
+    /// Processor time, the system's for it included, in microseconds.
+    pub cpu_us: u64,
+    /// The most memory that one of its processes had at once, in KiB.
+    pub max_rss_kib: u64,
+    /// The signal that ended it, by name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signal: Option<String>,
 }
 
 /// How much of a run's output its [`Attempt`] keeps, in bytes.
@@ -249,6 +265,17 @@ mod tests {
         assert_eq!(output.tail(100), "aä€");
         assert_eq!(output.tail(4), "€");
         assert_eq!(output.tail(3), "€");
+    }
+
+    #[test]
+    fn an_attempt_is_read_with_and_without_what_it_used() {
+        let old = r#"{"number":1,"started":"2026-01-01T00:00:00Z","millis":5,"outcome":"done"}"#;
+        let mut attempt: Attempt = serde_json::from_str(old).unwrap();
+        assert_eq!(attempt.usage, None);
+        attempt.usage = Some(Usage { cpu_us: 7, max_rss_kib: 8, signal: Some("SIGTERM".to_owned()) });
+        let text = serde_json::to_string(&attempt).unwrap();
+        assert!(text.contains(r#""usage":{"cpu_us":7,"max_rss_kib":8,"signal":"SIGTERM"}"#), "{text}");
+        assert_eq!(serde_json::from_str::<Attempt>(&text).unwrap(), attempt);
     }
 
     #[test]

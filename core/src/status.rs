@@ -88,6 +88,10 @@ pub struct Figures {
     pub p95: u64,
     /// The 99th percentile, in nanoseconds.
     pub p99: u64,
+    /// Processor time that runs used, in microseconds, of workers that can tell.
+    pub cpu_us: u64,
+    /// The most memory that a process of a run had at once, in KiB, of workers that can tell.
+    pub max_rss_kib: u64,
 }
 
 /// What a pool holds now.

@@ -33,7 +33,7 @@ use compact_str::CompactString;
 use ganger_core::{
     ATTEMPTS_MAX, Advice, Attempt, Backoff, FailureRecord, HANDLER_PREFIX, Handled, Job, JobError, JobId,
     LeaseRef, OUTPUT_TAIL_MAX, Outcome, Output, OutputBuffer, PERIOD_MAX, Record, Settlement, Side, Spend,
-    State, Timestamp, Verdict, WorkerOptions,
+    State, Timestamp, Usage, Verdict, WorkerOptions,
 };
 use serde_json::value::RawValue;
 
@@ -105,6 +105,8 @@ pub struct Run {
     pub took: Duration,
     /// What it left beside its result.
     pub side: Option<Box<Side>>,
+    /// What it used.
+    pub usage: Option<Usage>,
 }
 
 /// Judges: the table above, nothing else. Pure: the same arguments give the same settlement.
@@ -213,6 +215,7 @@ fn attempt(
         error,
         output: output.map(|output| output.tail(OUTPUT_TAIL_MAX)).unwrap_or_default(),
         manager: policy.manager.to_string(),
+        usage: run.usage.clone(),
     }
 }
 

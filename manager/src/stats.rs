@@ -13,7 +13,7 @@ use std::{
 };
 
 use compact_str::CompactString;
-use ganger_core::{Figures, Outcome, Verdict};
+use ganger_core::{Figures, Outcome, Usage, Verdict};
 use hdrhistogram::Histogram;
 
 /// How many shards there are: more than there are processors to count at once on most machines.
@@ -30,6 +30,8 @@ pub(crate) struct Tally {
     pub(crate) expired: u64,
     pub(crate) lost: u64,
     pub(crate) nanos: u64,
+    pub(crate) cpu_us: u64,
+    pub(crate) max_rss_kib: u64,
 }
 
 impl Tally {
@@ -62,6 +64,14 @@ impl Tally {
         self
     }
 
+    /// Adds what a run used.
+    pub(crate) fn used(&mut self, usage: Option<&Usage>) {
+        if let Some(usage) = usage {
+            self.cpu_us = self.cpu_us.saturating_add(usage.cpu_us);
+            self.max_rss_kib = self.max_rss_kib.max(usage.max_rss_kib);
+        }
+    }
+
     pub(crate) fn add(&mut self, other: &Tally) {
         self.runs += other.runs;
         self.done += other.done;
@@ -71,6 +81,8 @@ impl Tally {
         self.expired += other.expired;
         self.lost += other.lost;
         self.nanos += other.nanos;
+        self.cpu_us = self.cpu_us.saturating_add(other.cpu_us);
+        self.max_rss_kib = self.max_rss_kib.max(other.max_rss_kib);
     }
 }
 
@@ -162,10 +174,25 @@ impl Sum {
     }
 
     fn figures(&self) -> Figures {
-        let Tally { runs, done, failed, dead, cancelled, expired, lost, nanos } = self.tally;
+        let Tally { runs, done, failed, dead, cancelled, expired, lost, nanos, cpu_us, max_rss_kib } =
+            self.tally;
         let at = |quantile| if self.times.is_empty() { 0 } else { self.times.value_at_quantile(quantile) };
         let (p50, p95, p99) = (at(0.5), at(0.95), at(0.99));
-        Figures { runs, done, failed, dead, cancelled, expired, lost, nanos, p50, p95, p99 }
+        Figures {
+            runs,
+            done,
+            failed,
+            dead,
+            cancelled,
+            expired,
+            lost,
+            nanos,
+            p50,
+            p95,
+            p99,
+            cpu_us,
+            max_rss_kib,
+        }
     }
 }
 
@@ -264,6 +291,18 @@ mod tests {
         assert_eq!(cell.rate(at(2_900)), 5);
         assert_eq!(cell.rate(at(3_000)), 2);
         assert_eq!(cell.rate(at(4_000)), 0);
+    }
+
+    #[test]
+    fn processor_time_adds_up_and_of_memory_the_most_counts() {
+        let stats = Stats::default();
+        for (slot, cpu_us, max_rss_kib) in [(0, 5, 70), (1, 6, 40)] {
+            let mut tally = Tally { runs: 1, done: 1, ..Tally::default() };
+            tally.used(Some(&Usage { cpu_us, max_rss_kib, signal: None }));
+            stats.count(slot, 0, 0, &tally, Duration::ZERO);
+        }
+        let (by_type, _) = stats.read(&["t".into()], &[], Duration::ZERO);
+        assert_eq!((by_type.figures["t"].cpu_us, by_type.figures["t"].max_rss_kib), (11, 70));
     }
 
     #[test]

@@ -37,7 +37,7 @@ fn job(text: &str) -> Job {
 }
 
 fn ran(job: &Job, record: &Record, outcome: Outcome) -> Settlement {
-    let run = Run { started: now(), took: Duration::from_millis(20), side: None };
+    let run = Run { started: now(), took: Duration::from_millis(20), side: None, usage: None };
     judge(Case { lease: lease(), job: Some(job), record, run: Some(run) }, outcome, &policy(), now())
 }
 
@@ -223,7 +223,7 @@ fn b10_an_unknown_type_is_set_aside_or_dead_by_policy_never_dropped() {
 fn output_is_held_to_its_limit_and_its_tail_to_four_kibibytes() {
     let job = job(r#"{"type":"t","capture_output":true}"#);
     let policy = Policy { output_max: 10_000, ..policy() };
-    let run = Run { started: now(), took: Duration::from_secs(1), side: None };
+    let run = Run { started: now(), took: Duration::from_secs(1), side: None, usage: None };
     let case = Case { lease: lease(), job: Some(&job), record: &Record::default(), run: Some(run) };
     let settlement = judge(case, Outcome::Done(Output::new(vec![b'x'; 50_000])), &policy, now());
     let more = settlement.more.unwrap();
@@ -259,7 +259,7 @@ prop_compose! {
     ) -> Record {
         let attempts = runs.into_iter().map(|number| Attempt {
             number, started: now(), millis: 0, outcome: "failed".into(), error: None,
-            output: String::new(), manager: String::new(),
+            output: String::new(), manager: String::new(), usage: None,
         }).collect();
         Record { spent, crashes, suspect, cancel, attempts, ..Record::default() }
     }
@@ -317,7 +317,7 @@ proptest! {
         policy in any_policy(), clock: i64, took: u64, ran: bool,
     ) {
         let now = Timestamp::from_millis(clock);
-        let run = || ran.then(|| Run { started: now, took: Duration::from_nanos(took), side: None });
+        let run = || ran.then(|| Run { started: now, took: Duration::from_nanos(took), side: None, usage: None });
         let case = || Case { lease: lease(), job: Some(&job), record: &record, run: run() };
         let judged = judge(case(), outcome(which, text.clone(), wait), &policy, now);
         let again = judge(case(), outcome(which, text.clone(), wait), &policy, now);

@@ -336,6 +336,7 @@ fn attempt(number: u32) -> Attempt {
         error: Some(format!("error {number}")),
         output: String::new(),
         manager: "conformance".into(),
+        usage: None,
     }
 }
 

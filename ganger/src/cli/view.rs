@@ -1,7 +1,7 @@
 //! Stored jobs as people and programs read them.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use ganger_core::{Attempt, JobView, State, Timestamp, Unique};
+use ganger_core::{Attempt, JobView, State, Timestamp, Unique, Usage};
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -186,5 +186,17 @@ fn print_attempt(out: &mut Out, attempt: &Attempt) -> Result<(), Failure> {
     out.line(format!(
         "run {:<6} {} {} after {took}{by}{error}",
         attempt.number, attempt.started, attempt.outcome
-    ))
+    ))?;
+    match &attempt.usage {
+        Some(usage) => out.line(format!("           used {}", used(usage))),
+        None => Ok(()),
+    }
+}
+
+/// `1.2s of processor time, at most 34 MiB of memory, ended by SIGTERM`.
+fn used(usage: &Usage) -> String {
+    let cpu = super::table::took(usage.cpu_us.saturating_mul(1_000));
+    let memory = usage.max_rss_kib.div_ceil(1024);
+    let signal = usage.signal.as_ref().map(|signal| format!(", ended by {signal}")).unwrap_or_default();
+    format!("{cpu} of processor time, at most {memory} MiB of memory{signal}")
 }

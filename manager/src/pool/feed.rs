@@ -124,6 +124,7 @@ impl<'a> SlotFeed<'a> {
         let part = self.part(run.origin());
         part.tally.runs += 1;
         part.tally.done += 1;
+        part.tally.used(run.usage());
         part.settle.push(Settlement::new(run.lease(), Verdict::Done));
     }
 
@@ -142,11 +143,12 @@ impl<'a> SlotFeed<'a> {
         }
         let outcome = self.refuse_follow(&run, outcome, side.as_deref());
         let mut tally = Tally::of(&outcome, ran);
+        tally.used(run.usage());
         let case = Case {
             lease: run.lease(),
             job: Some(job),
             record,
-            run: ran.then(|| Run { started: self.started_wall, took, side }),
+            run: ran.then(|| Run { started: self.started_wall, took, side, usage: run.usage().cloned() }),
         };
         let settlement = judge(case, outcome, &self.pool.policy, self.house.clock.wall());
         tally = tally.judged(&settlement.verdict);

@@ -185,7 +185,7 @@ fn abandon(pool: &Pool, house: &House, run: &JobContext) {
         lease: run.lease(),
         job: Some(run.job()),
         record: run.record(),
-        run: Some(Run { started, took, side: None }),
+        run: Some(Run { started, took, side: None, usage: None }),
     };
     let settlement = judge(case, outcome, &pool.policy, now);
     let tally = Tally { nanos: took.as_nanos() as u64, ..tally.judged(&settlement.verdict) };

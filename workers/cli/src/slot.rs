@@ -139,7 +139,10 @@ impl Far {
             self.kill_strays(job);
         }
         let (result, how) = match reaped {
-            Ok(reaped) => self.judge(&reaped, job),
+            Ok(reaped) => {
+                job.used(reaped.usage());
+                self.judge(&reaped, job)
+            }
             Err(error) => (Err(JobError::lost(format!("nobody knows how the command ended: {error}"))), None),
         };
         Ended { result, asked, how }

@@ -276,6 +276,7 @@ impl House {
             error: error.map(str::to_owned),
             output: String::new(),
             manager: String::new(),
+            usage: None,
         });
         self.settle(settlement).await;
     }
