@@ -59,6 +59,12 @@ impl Base {
         self.variables.push((name, value));
     }
 
+    /// Where programs are looked up, unless a job says otherwise.
+    pub fn path(&self) -> &OsStr {
+        let path = self.variables.iter().find(|(name, _)| name == "PATH");
+        path.map_or(OsStr::new(PATH_DEFAULT), |(_, path)| path)
+    }
+
     /// The environment of one child, with the PATH in which its program is looked up. More may be added.
     ///
     /// # Errors

@@ -160,6 +160,9 @@ pub(crate) async fn start(plan: Plan, config: Option<&Config>) -> Result<Running
     for note in config.iter().flat_map(|config| &config.notes) {
         tracing::info!("{note}");
     }
+    for warning in config.iter().flat_map(|config| &config.warnings) {
+        tracing::warn!("{warning}");
+    }
     let manager = Manager::start(plan).await?;
     #[cfg(feature = "console")]
     let console = match config {

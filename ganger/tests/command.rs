@@ -289,6 +289,44 @@ fn every_command_has_examples_and_json() {
 }
 
 #[test]
+fn check_warns_of_commands_from_other_machines_and_says_how_limits_are_kept() {
+    let place = Place::new();
+    let config = |workers: &str, redis: &str| {
+        let text = format!(
+            "stats_port = \"off\"\n[[providers]]\nredis = {{ host = \"{redis}\" }}\n[[providers]]\n\
+             http = {{ listen_on = \"127.0.0.1:0\", into = \"redis\" }}\n[[workers]]\ncli = {{ {workers} }}\n"
+        );
+        fs::write(place.path().join("ganger.toml"), text).unwrap();
+        place.run(&["check"]).out
+    };
+    let open = config("limits = { cpu = \"3s\" }", "redis.example");
+    assert!(
+        open.contains("warning: `cli` runs any command") && open.contains("`redis` brings jobs"),
+        "{open}"
+    );
+    assert!(open.contains("limits by setrlimit"), "{open}");
+    for (workers, redis) in [("allow = [\"convert\"]", "redis.example"), ("", "localhost")] {
+        let fine = config(workers, redis);
+        assert!(fine.contains("fits together") && !fine.contains("warning"), "{fine}");
+    }
+}
+
+#[test]
+fn what_a_run_used_is_shown_with_its_job() {
+    let place = Place::new();
+    place.run(&["enqueue", "cli", "--", "sh", "-c", "kill -TERM $$"]);
+    place.run(&["run", "--once"]);
+    let listed = place.run(&["dead", "ls", "--json"]);
+    let job: serde_json::Value = serde_json::from_str(listed.out.lines().next().unwrap()).unwrap();
+    let id = job["id"].as_str().unwrap();
+    let shown = place.run(&["job", "show", id]).out;
+    assert!(shown.contains("of processor time, at most") && shown.contains("ended by SIGTERM"), "{shown}");
+    let as_json = place.run(&["job", "show", id, "--json"]).out;
+    let job: serde_json::Value = serde_json::from_str(&as_json).unwrap();
+    assert_eq!(job["attempts"][0]["usage"]["signal"], "SIGTERM", "{as_json}");
+}
+
+#[test]
 fn once_refuses_params_that_no_worker_here_takes() {
     let place = Place::new();
     let jobs = [r#"{"type":"cli","id":"a"}"#, r#"{"type":"knit","params":{"rows":"many"},"id":"b"}"#];

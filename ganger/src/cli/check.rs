@@ -1,8 +1,12 @@
 //! `ganger check`.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::{Ports, config::SourceOptions, plan_of};
+use crate::{
+    Config, Ports,
+    config::{SourceOptions, WorkerEntry},
+    plan_of,
+};
 
 use super::{
     Context,
@@ -24,22 +28,7 @@ pub(crate) fn run(cx: &Context, args: Args, out: &mut Out) -> Result<Exit, Failu
     let plan = plan_of(&config, &cx.registry, Ports::Open);
     plan.check().map_err(|error| Failure::usage(format!("{}: {error}", config.name())))?;
     if args.json {
-        let entry = |name: &str, plugin: &str| json!({ "name": name, "plugin": plugin });
-        let workers =
-            |entries: &[crate::config::WorkerEntry]| -> Vec<_> {
-                entries.iter().map(|worker| json!({
-                "name": worker.name, "plugin": worker.plugin.name, "workers": worker.generic.workers,
-                "about": worker.plugin.about(&worker.options),
-            })).collect()
-            };
-        out.json_pretty(&json!({
-            "file": config.file,
-            "providers": config.sources.iter().map(|source| entry(&source.name, source.plugin.name)).collect::<Vec<_>>(),
-            "workers": workers(&config.workers),
-            "failure_handlers": workers(&config.handlers),
-            "stats": config.stats.listen,
-            "notes": config.notes,
-        }))?;
+        out.json_pretty(&as_json(&config))?;
         return Ok(Exit::Ok);
     }
     out.line(format!("{} fits together", config.name()))?;
@@ -77,5 +66,30 @@ pub(crate) fn run(cx: &Context, args: Args, out: &mut Out) -> Result<Exit, Failu
     for note in &config.notes {
         out.line(format!("note: {note}"))?;
     }
+    for warning in &config.warnings {
+        out.line(format!("warning: {warning}"))?;
+    }
     Ok(Exit::Ok)
+}
+
+fn as_json(config: &Config) -> Value {
+    let entry = |name: &str, plugin: &str| json!({ "name": name, "plugin": plugin });
+    let workers = |entries: &[WorkerEntry]| -> Vec<_> {
+        let told = |worker: &WorkerEntry| {
+            json!({
+                "name": worker.name, "plugin": worker.plugin.name, "workers": worker.generic.workers,
+                "about": worker.plugin.about(&worker.options),
+            })
+        };
+        entries.iter().map(told).collect()
+    };
+    json!({
+        "file": config.file,
+        "providers": config.sources.iter().map(|source| entry(&source.name, source.plugin.name)).collect::<Vec<_>>(),
+        "workers": workers(&config.workers),
+        "failure_handlers": workers(&config.handlers),
+        "stats": config.stats.listen,
+        "notes": config.notes,
+        "warnings": config.warnings,
+    })
 }

@@ -48,6 +48,9 @@ pub(super) async fn run(
     for note in &config.notes {
         tracing::info!("{note}");
     }
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
     let mut plan = plan_of(&config, &cx.registry, Ports::Closed);
     plan.check().map_err(|error| Failure::usage(format!("{}: {error}", config.name())))?;
     let started = Timestamp::now();

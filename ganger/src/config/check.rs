@@ -2,8 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use ganger_core::Role;
+use serde_json::Value;
+
 use super::{
-    Config, SourceOptions, WorkerEntry, can_sink,
+    Config, SourceEntry, SourceOptions, WorkerEntry, can_sink,
     error::{Problem, suggest},
     node::Span,
 };
@@ -66,6 +69,63 @@ fn collide(one: (IpAddr, u16), other: (IpAddr, u16)) -> bool {
     one.1 == other.1 && (one.0 == other.0 || all && one.0.is_ipv4() == other.0.is_ipv4())
 }
 
+/// Workers that run any command that a job names, where jobs come from other machines.
+pub(super) fn open_commands(config: &Config) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for worker in &config.workers {
+        let runs_any = matches!(worker.plugin.role, Role::Worker { traits, .. } if traits.runs_commands)
+            && worker.options.get("allow").is_none_or(Value::is_null);
+        let mut sources = config.sources.iter().filter(|source| runs_any && brings(source, &worker.name));
+        if let Some(source) = sources.find(|source| is_foreign(&source.options)) {
+            warnings.push(format!(
+                "`{}` runs any command that a job names, and `{}` brings jobs from other machines: name the commands \
+                 in its `allow`",
+                worker.name, source.name
+            ));
+        }
+    }
+    warnings
+}
+
+/// Whether jobs of a type that runs commands come in there: an intake takes them only where it says so.
+fn brings(source: &SourceEntry, kind: &str) -> bool {
+    let accept = source.options.get("accept").and_then(Value::as_array);
+    let accepts = accept.is_some_and(|kinds| kinds.iter().any(|known| known == kind));
+    accepts || matches!(source.generic, SourceOptions::Provider(_))
+}
+
+/// Whether a source listens for or connects to more than this machine. No name is looked up: a name is another
+/// machine.
+fn is_foreign(options: &Value) -> bool {
+    host_of(options).is_some_and(|host| {
+        let host = host.trim_matches(['[', ']']);
+        let is_own = ["", "localhost"].contains(&host)
+            || host.starts_with('/')
+            || host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback());
+        !is_own
+    })
+}
+
+/// The host that a source names. Never shown: an address may be a secret.
+fn host_of(options: &Value) -> Option<&str> {
+    let text = |key| options.get(key).and_then(Value::as_str).map(str::trim);
+    if let Some(url) = text("url") {
+        let (scheme, rest) = url.split_once("://")?;
+        let place = rest.split(['/', '?']).next().unwrap_or_default();
+        let place = place.rsplit_once('@').map_or(place, |(_, place)| place);
+        return match scheme {
+            "unix" => None,
+            _ => {
+                Some(place.rsplit_once(':').filter(|_| !place.ends_with(']')).map_or(place, |(host, _)| host))
+            }
+        };
+    }
+    match text("listen_on") {
+        Some(listen_on) => listen_on.rsplit_once(':').map(|(host, _)| host),
+        None => text("host"),
+    }
+}
+
 /// A sink that is named must be there, take jobs in, and not lead back to where the jobs came from.
 pub(super) fn check_sinks(config: &Config, problems: &mut Vec<Problem>) {
     for source in &config.sources {
@@ -118,4 +178,33 @@ fn cycle(config: &Config, handler: &WorkerEntry, to: &str, span: &Span) -> Optio
         )
         .help("hand them to another provider, or say as which `type` of job")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn hosts_of_other_machines_are_told_from_this_one() {
+        for (options, foreign) in [
+            (json!({}), false),
+            (json!({"host": "localhost"}), false),
+            (json!({"host": "127.0.0.2"}), false),
+            (json!({"host": "::1"}), false),
+            (json!({"host": "redis.example"}), true),
+            (json!({"listen_on": ":8081"}), false),
+            (json!({"listen_on": "8081"}), false),
+            (json!({"listen_on": "0.0.0.0:8081"}), true),
+            (json!({"listen_on": "[::]:8081"}), true),
+            (json!({"url": "redis://user:pass@10.0.0.7:6379/1", "host": "localhost"}), true),
+            (json!({"url": "rediss://localhost"}), false),
+            (json!({"url": "redis://[::1]/0"}), false),
+            (json!({"url": "redis://[fe80::1]:6379"}), true),
+            (json!({"url": "unix:///run/redis.sock?db=1"}), false),
+        ] {
+            assert_eq!(is_foreign(&options), foreign, "{options}");
+        }
+    }
 }

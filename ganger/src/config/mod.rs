@@ -59,6 +59,8 @@ pub struct Config {
     pub unknown_is_dead: bool,
     /// What the reader may want to know: settings without effect, addresses that were filled in.
     pub notes: Vec<String>,
+    /// What is dangerous about it.
+    pub warnings: Vec<String>,
 }
 
 impl Config {

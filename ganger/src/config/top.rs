@@ -4,7 +4,7 @@ use ganger_core::{ByteSize, Period, Registry, Secret};
 
 use super::{
     Config, DEFAULT_CONFIG,
-    check::{check_addresses, check_names, check_sinks},
+    check::{check_addresses, check_names, check_sinks, open_commands},
     entry::{Place, Reader},
     error::{Problem, suggest},
     interpolate::{Environment, interpolate},
@@ -49,7 +49,7 @@ pub(super) fn read(
     let mut top =
         Top { config: empty(), problems, lenient, registry, secrets: &mut secrets, last_key: Vec::new() };
     top.read(&root);
-    let Top { config, mut problems, .. } = top;
+    let Top { mut config, mut problems, .. } = top;
     // What a variable would have held fits nothing while it is not there.
     let mut told = 0;
     problems.retain(|problem| {
@@ -66,6 +66,7 @@ pub(super) fn read(
         *hidden = mask::texts(&root, &problems, &secrets);
         return Err(problems);
     }
+    config.warnings = open_commands(&config);
     Ok(config)
 }
 
@@ -86,6 +87,7 @@ fn empty() -> Config {
         output_max: None,
         unknown_is_dead: false,
         notes: Vec::new(),
+        warnings: Vec::new(),
     }
 }
 

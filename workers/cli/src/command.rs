@@ -3,7 +3,7 @@
 
 use std::{
     borrow::Cow,
-    ffi::CString,
+    ffi::{CStr, CString},
     fs::File,
     io::{self, Seek, Write},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -20,16 +20,19 @@ use rustix::{
 };
 
 use crate::{
-    config::{Config, UnknownParams},
+    allow,
+    config::Config,
     environment,
     exits::Exits,
-    params::{NAMES, Params, Umask},
+    line::{Line, Template},
+    params::{Params, Umask},
 };
 
 /// What all commands of an entry have in common.
 #[derive(Debug)]
 pub(crate) struct Common {
     pub(crate) config: Config,
+    pub(crate) template: Option<Template>,
     pub(crate) base: Base,
     pub(crate) exits: Exits,
     pub(crate) confinement: Option<Arc<Confinement>>,
@@ -56,20 +59,12 @@ impl<'a> Command<'a> {
     /// The job is dead at once: what it asks for can never be started.
     pub(crate) fn new(common: &'a Common, params: &'a Params, job: &'a JobContext) -> Result<Self, JobError> {
         let config = &common.config;
-        // The params of a failure-handler job are its config entry, with all options in it.
-        if job.input().is_none() {
-            refuse_unknown(config, params).map_err(|error| job.unfit(&error))?;
-        }
-        let name = name_of(config, params).map_err(|error| job.unfit(&error))?;
-        // The arguments belong to the command, so they come from where it comes from, unless the job has its own.
-        let arguments = match params.params.is_empty() && params.command.is_none() {
-            true => &config.params,
-            false => &params.params,
-        };
+        let line = Line::of(config, common.template.as_ref(), params, Some(job));
+        let Line { name, arguments, is_chosen } = line.map_err(|error| job.unfit(&error))?;
         let mut argv = Strings::default();
-        for argument in [name].into_iter().chain(arguments.iter().map(|text| text.0.as_str())) {
+        for argument in [name].into_iter().chain(arguments.iter().map(AsRef::as_ref)) {
             argv.push(&[argument.as_bytes()]).map_err(|Nul| {
-                JobError::dead("`command` or `params` has a NUL byte, which no program can be given")
+                JobError::dead("the command or an argument has a NUL byte, which no program can be given")
             })?;
         }
         let (env, path) = environment::of(&common.base, &params.env, job)?;
@@ -83,7 +78,11 @@ impl<'a> Command<'a> {
             (None, Some(record)) => Some(Cow::Owned(format!("{}\n", record.get()))),
             (None, None) => None,
         };
-        let program = find(name, &path).map_err(JobError::dead)?;
+        let program = match config.allow.as_deref().filter(|_| is_chosen) {
+            None => find(name, &path),
+            Some(allow) => chosen(allow, name, &common.base, cwd.as_deref(), params),
+        };
+        let program = program.map_err(JobError::dead)?;
         let umask = params.umask.or(config.umask).map(|Umask(mask)| mask);
         Ok(Command { common, name, program, argv, env, cwd, umask, stdin })
     }
@@ -119,8 +118,8 @@ impl<'a> Command<'a> {
 
 /// What is wrong with params, whatever surrounds the run.
 pub(crate) fn check(config: &Config, params: &Params) -> Result<(), OptionsError> {
-    refuse_unknown(config, params)?;
-    name_of(config, params)?;
+    let template = Template::of(config);
+    let line = Line::of(config, template.as_ref(), params, None)?;
     let fault = |name: &str| OptionsError::of(name, "a NUL byte, which no program can be given");
     let nul = |text: &String| text.contains('\0');
     if params.command.as_ref().is_some_and(nul) {
@@ -136,30 +135,32 @@ pub(crate) fn check(config: &Config, params: &Params) -> Result<(), OptionsError
         return Err(fault("env"));
     }
     let names = params.env.0.iter().map(|(name, _)| check_name(name));
-    names.collect::<Result<_, _>>().map_err(OptionsError::whole)
+    names.collect::<Result<(), _>>().map_err(OptionsError::whole)?;
+    let Some(allow) = config.allow.as_deref().filter(|_| line.is_chosen) else { return Ok(()) };
+    let base = Base::new(std::env::vars_os(), &config.env_pass, &config.env, b"");
+    if find(line.name, base.path()).is_err() {
+        // Not here, or not yet: the run says so.
+        return Ok(());
+    }
+    let cwd = params.cwd.as_ref().or(config.cwd.as_ref()).and_then(|cwd| CString::new(cwd.as_str()).ok());
+    let admitted = chosen(allow, line.name, &base, cwd.as_deref(), params);
+    admitted.map(drop).map_err(|why| OptionsError::of("command", why))
 }
 
-fn refuse_unknown(config: &Config, params: &Params) -> Result<(), OptionsError> {
-    match params.unknown.first() {
-        Some(_) if config.unknown_params == UnknownParams::Ignore => Ok(()),
-        Some(unknown) if unknown.eq_ignore_ascii_case("timeout") => Err(OptionsError::whole(
-            "`timeout` is no param of a command: it is a field of the job itself, beside `params`",
-        )),
-        Some(unknown) => Err(OptionsError::whole(format!(
-            "`{}` is no param of a command; there are `{}`",
-            shortened(unknown),
-            NAMES.join("`, `")
-        ))),
-        None => Ok(()),
+/// The program for the name that a job chose.
+fn chosen(
+    allow: &[String],
+    name: &str,
+    base: &Base,
+    cwd: Option<&CStr>,
+    params: &Params,
+) -> Result<CString, String> {
+    if let Some((name, _)) = params.env.0.iter().find(|(name, _)| allow::refuses_variable(name)) {
+        return Err(format!("`env` has `{}`, which could run what `allow` does not have", shortened(name)));
     }
-}
-
-/// The program's name, from the job or from the config.
-fn name_of<'a>(config: &'a Config, params: &'a Params) -> Result<&'a str, OptionsError> {
-    match (&params.command, &config.command) {
-        (Some(command), _) | (None, Some(command)) if !command.is_empty() => Ok(command),
-        _ => Err(OptionsError::whole("the job names no `command`, and its worker's config has none")),
-    }
+    // The entry's own PATH: by one of the job's own a name would mean another program.
+    let path = base.path();
+    allow::admit(allow, name, &find(name, path)?, path, cwd)
 }
 
 /// A file in memory to read from: a command that does not read its input cannot hold ganger up, nor can one that

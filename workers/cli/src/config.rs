@@ -8,7 +8,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 
 use crate::{
+    allow,
     exits::{self, ExitCode},
+    line,
     params::Umask,
 };
 
@@ -28,8 +30,17 @@ pub struct Config {
     pub orphan_after: Period,
     /// The command of jobs that name none; what runs as failure handler.
     pub command: Option<String>,
-    /// The arguments that go with `command`.
+    /// The arguments that go with `command`. One that is `{params.NAME}`, `{id}` or `{name}` as a whole is a value of
+    /// the job; then jobs bring those values, and neither `command` nor `params` of their own.
     pub params: Vec<Text>,
+    /// Whether a value of the job in `params` may begin with `-`, so that the command may take it for an option.
+    pub options_from_jobs: bool,
+    /// The programs that jobs may name: names that are looked up in PATH (`convert`), paths (`/usr/bin/convert`), and
+    /// directories with a `/` at their end (`/opt/jobs/`). Default: any. `command` is always allowed.
+    pub allow: Option<Vec<String>>,
+    /// The shell that runs the `script` of jobs, like `sh`. Default: none, and jobs with a script are refused. Whoever
+    /// may enqueue can then run anything.
+    pub shell: Option<String>,
     /// Variables for every command; a job's own `env` goes before.
     pub env: Env,
     /// What becomes of a job with a param that is not known: `refuse` makes it dead, `ignore` runs it.
@@ -74,7 +85,16 @@ impl Config {
         if let Some(nice) = self.nice.filter(|nice| !(-20..=19).contains(nice)) {
             return Some(format!("`nice` is {nice}: it goes from -20 to 19"));
         }
-        exits::fault(self).or_else(|| self.limits.as_ref()?.fault())
+        if self.shell.is_some() && self.allow.is_some() {
+            return Some(
+                "`shell` lets jobs run anything, whatever `allow` says: leave one of them out".to_owned(),
+            );
+        }
+        if self.shell.as_ref().is_some_and(String::is_empty) {
+            return Some("`shell` names no shell: write one, like \"sh\"".to_owned());
+        }
+        let listed = self.allow.as_deref().and_then(allow::fault).or_else(|| line::fault(self));
+        listed.or_else(|| exits::fault(self)).or_else(|| self.limits.as_ref()?.fault())
     }
 
     /// What commands are to be held to.
@@ -118,6 +138,9 @@ impl Default for Config {
             orphan_after: ORPHAN_AFTER.into(),
             command: None,
             params: Vec::new(),
+            options_from_jobs: false,
+            allow: None,
+            shell: None,
             env: Env::default(),
             unknown_params: UnknownParams::default(),
             retry_on: Vec::new(),

@@ -1,10 +1,12 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+mod allow;
 mod command;
 mod config;
 mod environment;
 mod exits;
+mod line;
 mod params;
 mod slot;
 mod verdict;

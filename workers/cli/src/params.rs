@@ -9,13 +9,16 @@ use serde_json::value::RawValue;
 
 /// The params of a `cli` job.
 ///
-/// Names match exactly or without case, as in GoWorker. A name that is none of these fails the job, except in a
-/// failure-handler job, whose params are its config entry.
+/// Names match exactly or without case, as in GoWorker. A name that is none of these fails the job, unless an
+/// argument of the config names it (`{params.width}`), and except in a failure-handler job, whose params are its config
+/// entry.
 #[derive(Clone, Debug, Default, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct Params {
     /// The program: a path, or a name that is looked up in PATH. There is no shell.
     pub command: Option<String>,
+    /// Text for the shell that the worker's config switches on, in place of a `command`.
+    pub script: Option<String>,
     /// Its arguments, one by one: texts, or numbers as they are written.
     #[schemars(default)]
     pub params: Vec<Text>,
@@ -28,13 +31,13 @@ pub struct Params {
     pub cwd: Option<String>,
     /// Which permissions files that it makes do not get, in octal.
     pub umask: Option<Umask>,
-    /// Names that are no params.
+    /// What are no params of its own; an entry may name some in its arguments.
     #[schemars(skip)]
-    pub(crate) unknown: Vec<String>,
+    pub(crate) unknown: Vec<(String, Box<RawValue>)>,
 }
 
 /// The names that params have.
-pub(crate) const NAMES: [&str; 6] = ["command", "params", "stdin", "env", "cwd", "umask"];
+pub(crate) const NAMES: [&str; 7] = ["command", "script", "params", "stdin", "env", "cwd", "umask"];
 
 impl<'de> Deserialize<'de> for Params {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -60,8 +63,7 @@ impl<'de> de::Visitor<'de> for Fields {
         let mut seen = [false; NAMES.len()];
         while let Some(key) = map.next_key::<String>()? {
             let Some(known) = NAMES.iter().position(|name| name.eq_ignore_ascii_case(&key)) else {
-                map.next_value::<de::IgnoredAny>()?;
-                params.unknown.push(key);
+                params.unknown.push((key, map.next_value()?));
                 continue;
             };
             if std::mem::replace(&mut seen[known], true) {
@@ -69,6 +71,7 @@ impl<'de> de::Visitor<'de> for Fields {
             }
             match NAMES[known] {
                 "command" => params.command = map.next_value()?,
+                "script" => params.script = map.next_value()?,
                 "params" => params.params = map.next_value::<Option<_>>()?.unwrap_or_default(),
                 "stdin" => params.stdin = map.next_value()?,
                 "env" => params.env = map.next_value::<Option<_>>()?.unwrap_or_default(),
@@ -175,6 +178,9 @@ mod tests {
 
     #[test]
     fn unknown_names_are_kept_for_the_one_who_decides() {
-        assert_eq!(read(r#"{"command":"a","shell":true,"x":{}}"#).unwrap().unknown, ["shell", "x"]);
+        let params = read(r#"{"command":"a","shell":true,"x":{"y": 1}}"#).unwrap();
+        let unknown: Vec<_> =
+            params.unknown.iter().map(|(name, value)| (name.as_str(), value.get())).collect();
+        assert_eq!(unknown, [("shell", "true"), ("x", r#"{"y": 1}"#)]);
     }
 }

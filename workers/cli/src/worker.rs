@@ -13,6 +13,7 @@ use crate::{
     command::{self, Common},
     config::Config,
     exits::Exits,
+    line::Template,
     params::Params,
     slot::{Ended, Order, Slot},
 };
@@ -63,7 +64,15 @@ impl Worker for Cli {
 
     async fn share(config: Config, cx: &WorkerContext) -> Result<Arc<Entry>, WorkerError> {
         config.env.0.iter().try_for_each(|(name, _)| check_name(name)).map_err(WorkerError::new)?;
-        if cx.name.starts_with(HANDLER_PREFIX) && config.command.is_none() {
+        let template = Template::of(&config);
+        let is_handler = cx.name.starts_with(HANDLER_PREFIX);
+        if is_handler && template.is_some() {
+            return Err(WorkerError::new(
+                "the values `{id}`, `{name}` and `{params.…}` are for workers: a failure handler finds the failed \
+                 job on its standard input and in GANGER_FAILED_*",
+            ));
+        }
+        if is_handler && config.command.is_none() && config.shell.is_none() {
             tracing::warn!(
                 worker = cx.name,
                 "the entry has no `command`: as a failure handler it has nothing to run, add one"
@@ -86,13 +95,8 @@ impl Worker for Cli {
         let variables = Confinement::variables(confinement.as_ref()).into_iter();
         let base = Base::new(variables, &config.env_pass, &config.env, watch.mark());
         let exits = Exits::new(&config);
-        let common = Arc::new(Common {
-            config,
-            base,
-            exits,
-            confinement: confinement.map(Arc::new),
-            nothing: nothing.into(),
-        });
+        let confinement = confinement.map(Arc::new);
+        let common = Arc::new(Common { config, template, base, exits, confinement, nothing: nothing.into() });
         Ok(Arc::new(Entry { common, killer: Arc::new(Killer::new()), watch }))
     }
 

@@ -57,6 +57,20 @@ async fn an_exit_status_decides_what_becomes_of_the_job() {
 }
 
 #[tokio::test]
+async fn what_a_run_used_is_told() {
+    let rig = Rig::new().await;
+    let mut slot = rig.slot().await;
+    let busy = job(sh("i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; kill -TERM $$"));
+    assert!(rig::run(&mut slot, &busy).await.0.is_err());
+    let usage = busy.usage().unwrap();
+    assert!(usage.cpu_us > 10_000 && usage.max_rss_kib > 500, "{usage:?}");
+    assert_eq!(usage.signal.as_deref(), Some("SIGTERM"));
+    let never = job(json!({"command": "no-such-command"}));
+    assert!(rig::run(&mut slot, &never).await.0.is_err());
+    assert_eq!(never.usage(), None);
+}
+
+#[tokio::test]
 async fn f2_a_kill_that_is_not_gangers_is_a_lost_run() {
     let (result, _) = Rig::new().await.sh("kill -9 $$").await;
     let (advice, message) = advice(&result);
@@ -92,6 +106,8 @@ async fn what_cannot_be_started_is_dead_at_once_and_says_why() {
         (json!({"command": "true", "env": {"GANGER_RUN": "x"}}), "ganger's own"),
         (json!({"command": "true", "cwd": "/\0"}), "NUL"),
         (json!({"command": "true", "shell": true}), "`shell` is no param"),
+        (json!({"command": "true", "timeout": "5s"}), "a field of the job itself"),
+        (json!({"script": "exit 0"}), "no shell is switched on"),
         (json!({"command": ""}), "names no `command`"),
         (json!({}), "names no `command`"),
         (json!(null), "names no `command`"),
