@@ -3,7 +3,7 @@
 -- KEYS[1]  see head.lua
 -- ARGV     1 format, 2 id, 3 the record of its end as it was read, or '' for a scheduled one, 4 its type, 5 its digest
 --          if its id is indexed, 6 its envelope (new; for a scheduled one as it is), 7 the states and 8 the unique key that
---          it has, or '' twice
+--          it has, or '' twice, 9 of a scheduled one the envelope that it gets
 -- Answers  1 if it changed something
 despite_oom()
 local refused = refusal(call('HGET', K .. 'meta', 'oldest'))
@@ -15,7 +15,7 @@ if record == '' then
   if call('ZREM', K .. 'due', item) == 0 then
     return 0
   end
-  ready(parse(item), false)
+  ready(parse(ARGV[9]), false)
   call('PUBLISH', K .. 'bell', '')
   return 1
 end

@@ -9,7 +9,7 @@ use ganger_core::{
 use redis::Value;
 
 use crate::{
-    envelope::digest,
+    envelope::{digest, without_time},
     error::CallError,
     scan::{Found, Place},
     script::{ORDER, RETRY},
@@ -278,6 +278,7 @@ impl Store {
         match found {
             Some(found) if matches!(found.place, Place::Due(_)) => {
                 call.arg("").arg("").arg("").arg(&found.item[..]).arg("").arg("");
+                call.arg(&without_time(&found.item)[..]);
             }
             Some(_) => return Ok(false),
             None => {

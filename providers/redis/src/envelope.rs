@@ -192,6 +192,19 @@ impl Envelope {
     }
 }
 
+/// The item that waits for its time, as one that waits for nothing: a producer's bytes name their time themselves, and who
+/// claims them would let them wait again.
+pub(crate) fn without_time(item: &Bytes) -> Bytes {
+    let Some(envelope) = Envelope::read(item).filter(|envelope| !envelope.is_job) else {
+        return item.clone();
+    };
+    let Ok(mut job) = Job::from_json(&envelope.body) else { return item.clone() };
+    job.run_at = None;
+    job.rare_mut().delay = None;
+    let head = &item[..item.len() - envelope.body.len()];
+    [head, job.to_json().as_bytes()].concat().into()
+}
+
 /// The first claim of a producer's bytes, as `token/index/milliseconds`.
 fn first_claim(text: &str) -> Option<FirstClaim> {
     let (lease, at) = text.rsplit_once('/')?;
@@ -259,6 +272,20 @@ mod tests {
         assert_eq!(record.first, Some(FirstClaim { lease: lease(), at: Timestamp::from_millis(99) }));
         assert_eq!((record.spent, record.crashes, record.suspect), (1, 2, true));
         assert!(matches!(envelope.entry(), Entry::Raw(bytes) if bytes == "raw\n\nbytes"));
+    }
+
+    #[test]
+    fn bytes_that_are_to_run_now_name_no_time_any_more() {
+        let head = "e\tR\t1\t2\t1\tt\t\tc-x\t0000000000000007-3/2/99\t0\t\n{}\n\n";
+        let item = |body: &str| Bytes::from(format!("{head}{body}"));
+        for time in [r#""run_at":"2099-01-01T00:00:00Z""#, r#""DELAY":"1h""#] {
+            let now = without_time(&item(&format!(r#"{{"type":"t","mine":7,{time}}}"#)));
+            let body = now.strip_prefix(head.as_bytes()).unwrap();
+            let job = Job::from_json(body).unwrap();
+            assert!(job.run_at.is_none() && job.rare().delay.is_none());
+            assert!(String::from_utf8_lossy(body).contains(r#""mine":7"#));
+        }
+        assert_eq!(without_time(&item("no job")), item("no job"));
     }
 
     #[test]

@@ -46,7 +46,7 @@ impl CallError {
                     || error.is_timeout()
                     || error.is_unrecoverable_error()
                     // A server that became a replica: its name may lead to the new master.
-                    || error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
+                    || self.code() == Some("READONLY")
             }
             CallError::Late | CallError::Silent => true,
             CallError::TooFewReplicas(_)
@@ -68,18 +68,12 @@ impl CallError {
 
     /// Whether Redis is over its memory limit, so that nothing was stored.
     pub(crate) fn is_out_of_memory(&self) -> bool {
-        self.code() == Some("OOM") || self.says("OOM command not allowed")
+        self.code() == Some("OOM")
     }
 
     fn code(&self) -> Option<&str> {
-        match self {
-            CallError::Redis(error) => error.code(),
-            _ => None,
-        }
-    }
-
-    fn says(&self, words: &str) -> bool {
-        matches!(self, CallError::Redis(error) if error.detail().is_some_and(|detail| detail.contains(words)))
+        let CallError::Redis(error) = self else { return None };
+        error.detail().and_then(code_in_script).or(error.code())
     }
 
     /// Why, in words, where it is not Redis that says so; all of it may pass.
@@ -133,16 +127,25 @@ impl CallError {
             Some("OOM") => "; it is over its `maxmemory`",
             _ => "",
         };
+        let is_of_config = matches!(self.code(), Some("NOAUTH" | "WRONGPASS" | "NOPERM" | "WRONGTYPE"));
         let CallError::Redis(error) = self else { return ProviderError::transient(what) };
         let (advice, is_for_good) = of_connecting(&error);
-        let fatal = matches!(error.code(), Some("NOAUTH" | "WRONGPASS" | "NOPERM" | "WRONGTYPE"))
-            || error.kind() == ErrorKind::InvalidClientConfig
-            || error.detail().is_some_and(|detail| detail.contains("WRONGTYPE"))
-            || is_for_good;
+        let fatal = is_of_config || error.kind() == ErrorKind::InvalidClientConfig || is_for_good;
         // The library's words may hold the address, never the password.
         let message = format!("{what}: {error}{hint}{advice}");
         if fatal { ProviderError::fatal(message) } else { ProviderError::transient(message) }
     }
+}
+
+/// The code of the error in a script, where the server wraps it into one of its own, as Redis 6.2 does:
+/// `Error running script (call to f_…): @user_script:8: WRONGTYPE …`; some come with the place twice and a `-` before.
+fn code_in_script(detail: &str) -> Option<&str> {
+    let (_, mut rest) = detail.strip_prefix("Error running script")?.split_once("): ")?;
+    while let Some(place) = rest.strip_prefix("@user_script:") {
+        rest = place.split_once(": ")?.1;
+    }
+    let code = rest.trim_start_matches('-').split(' ').next()?;
+    (code.len() > 1 && code.bytes().all(|byte| byte.is_ascii_uppercase())).then_some(code)
 }
 
 /// What to do about a connection that cannot be made, and whether trying again is of no use.
@@ -165,4 +168,24 @@ fn of_connecting(error: &RedisError) -> (&'static str, bool) {
         return ("; it does not accept the certificate of `cert_file`", true);
     }
     ("", false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_in_a_script_has_its_own_code() {
+        let wrapped = |inner: &str| format!("Error running script (call to f_8f6a): {inner}");
+        for (inner, code) in [
+            ("@user_script:833: WRONGTYPE Operation against a key", Some("WRONGTYPE")),
+            ("@user_script:7: @user_script: 7: -READONLY You can't write", Some("READONLY")),
+            ("@user_script: 7: -OOM command not allowed", Some("OOM")),
+            ("@user_script:9: Wrong number of args", None),
+            ("@user_script:9", None),
+        ] {
+            assert_eq!(code_in_script(&wrapped(inner)), code, "{inner}");
+        }
+        assert_eq!(code_in_script("READONLY You can't write"), None);
+    }
 }

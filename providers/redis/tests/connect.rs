@@ -154,7 +154,7 @@ fn a_user_with_rights_on_the_lists_and_on_gangers_keys_alone_works_in_a_database
         let redis = durable();
         let mut user = cmd("ACL");
         user.arg("SETUSER").arg("worker").arg("on").arg(">canary").arg("~jobs").arg("~ganger:*");
-        user.arg("&ganger:*").arg("+@all").arg("-@dangerous").arg("+info");
+        user.arg("resetchannels").arg("&ganger:*").arg("+@all").arg("-@dangerous").arg("+info");
         run(&redis, "", &user);
         let url = |user: &str| format!("redis://{user}@{}/2", redis.address());
         run(&redis, "db=2", cmd("RPUSH").arg(LIST).arg(JOB));

@@ -331,7 +331,7 @@ fn a_job_is_acknowledged_only_once_the_replicas_asked_for_have_it() {
 #[test]
 fn a_server_that_is_busy_with_a_foreign_script_is_waited_for() {
     ganger_conformance::run(async {
-        let settings = vec![("busy-reply-threshold".to_owned(), "50".to_owned())];
+        let settings = vec![("lua-time-limit".to_owned(), "50".to_owned())];
         let redis = Redis::start(RedisOptions { settings, ..RedisOptions::default() });
         push_all(&redis, 1);
         let provider = open(&redis.url(), 7).await.unwrap();

@@ -9,8 +9,8 @@ use std::{sync::Arc, time::Duration};
 
 use ganger_conformance::{label, soon};
 use ganger_core::{
-    DynProvider, Entry, Exchange, Exchanged, Filter, Hold, LeaseRef, Room, Settlement, Spend, State,
-    Timestamp, Token, TypeRoom, Verdict,
+    DynProvider, Entry, Exchange, Exchanged, Filter, Hold, Job, LeaseRef, Order, Page, Room, Settlement,
+    Spend, State, Timestamp, Token, TypeRoom, Verdict,
 };
 use ganger_testkit::server::Redis;
 use redis::{Value, cmd};
@@ -398,5 +398,28 @@ fn b30_a_held_job_and_an_idle_wait_cost_the_server_next_to_nothing() {
         assert!(tokio::time::timeout(Duration::from_secs(5), waiting).await.is_err(), "a wait failed");
         let calls = calls(&redis) - before;
         assert!(calls < 60, "{calls} commands in 5 s of waiting");
+    });
+}
+
+/// What its producers pushed for later is due at once when people ask for that, and does not go back to wait.
+#[test]
+fn a_pushed_job_that_is_told_to_run_now_names_no_time_any_more() {
+    ganger_conformance::run(async {
+        let redis = durable();
+        let mut manager = Manager::open(&redis, 7).await;
+        push(&redis, &[r#"{"type":"t","name":"later","mine":1,"run_at":"2099-01-01T00:00:00Z"}"#]);
+        assert_eq!(labels(&manager.claim(1).await), ["later"]);
+        let until = Some(Timestamp::now().plus(LONG));
+        manager.say(manager.lease(0), Verdict::Park { until }).await;
+        let admin = manager.provider.admin().unwrap();
+        let all = admin.list(&Filter::default(), &Page::default()).await.unwrap();
+        assert_eq!(all[0].state, State::Scheduled);
+        assert_eq!(admin.order(Order::Retry, &Filter::ids(vec![all[0].id.clone()])).await.unwrap(), 1);
+        let again = manager.claim(1).await;
+        let Entry::Raw(bytes) = &again.leased[0].entry else { panic!("it is bytes") };
+        let job = Job::from_json(bytes).unwrap();
+        assert_eq!((job.name.as_deref(), job.run_at), (Some("later"), None));
+        assert!(String::from_utf8_lossy(bytes).contains(r#""mine":1"#));
+        assert_eq!(again.leased[0].record.first.map(|first| first.lease.token.seq), Some(1));
     });
 }
