@@ -154,12 +154,10 @@ impl Confinement {
         let error = io::Error::from_raw_os_error(errno);
         let what = match step {
             Step::Limit(at) => match self.limits.get(at) {
-                Some(limit) => format!(
-                    "`limits.{}` cannot be {}: ganger itself is allowed {}",
-                    limit.name,
-                    limit.value.rlim_max,
-                    allowed(limit.resource)
-                ),
+                Some(limit) => {
+                    let bound = bound(limit.resource).unwrap_or_default();
+                    format!("`limits.{}` cannot be {}{bound}", limit.name, limit.value.rlim_max)
+                }
                 None => "a limit cannot be set".to_owned(),
             },
             Step::Nice => format!("`nice` cannot be {}", self.nice.unwrap_or_default()),
@@ -172,11 +170,10 @@ impl Confinement {
     }
 }
 
-fn allowed(resource: i32) -> String {
-    match crate::sys::hard_limit(resource) {
-        Some(limit) => format!("no more than {limit}"),
-        None => "any".to_owned(),
-    }
+/// What binds this process itself. Root has other bounds, which each limit keeps to itself.
+fn bound(resource: i32) -> Option<String> {
+    let limit = crate::sys::hard_limit(resource).filter(|_| !rustix::process::geteuid().is_root())?;
+    Some(format!(": ganger itself is allowed no more than {limit}"))
 }
 
 /// A text for the C library.

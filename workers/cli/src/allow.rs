@@ -9,9 +9,6 @@ use std::{
 
 use ganger_child::{find, shortened};
 
-/// Begins the names of variables by which a job could have the loader run something else.
-const LOADER: &str = "LD_";
-
 /// What of an entry's list cannot work.
 pub(crate) fn fault(allow: &[String]) -> Option<String> {
     let wrong =
@@ -68,11 +65,6 @@ pub(crate) fn admit(
         true => c_path(real).ok_or_else(refused),
         false => Err(refused()),
     }
-}
-
-/// Variables that a job may not set where its program must be one of a list.
-pub(crate) fn refuses_variable(name: &str) -> bool {
-    name.starts_with(LOADER)
 }
 
 fn absolute(found: &CStr, cwd: Option<&CStr>) -> Option<PathBuf> {

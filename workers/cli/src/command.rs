@@ -78,9 +78,11 @@ impl<'a> Command<'a> {
             (None, Some(record)) => Some(Cow::Owned(format!("{}\n", record.get()))),
             (None, None) => None,
         };
-        let program = match config.allow.as_deref().filter(|_| is_chosen) {
-            None => find(name, &path),
-            Some(allow) => chosen(allow, name, &common.base, cwd.as_deref(), params),
+        let program = match (&config.allow, is_chosen) {
+            (Some(allow), true) => chosen(allow, name, &common.base, cwd.as_deref()),
+            (None, true) => find(name, &path),
+            // The config chose it, and no PATH of the job's makes it another.
+            (_, false) => find(name, common.base.path()),
         };
         let program = program.map_err(JobError::dead)?;
         let umask = params.umask.or(config.umask).map(|Umask(mask)| mask);
@@ -143,21 +145,12 @@ pub(crate) fn check(config: &Config, params: &Params) -> Result<(), OptionsError
         return Ok(());
     }
     let cwd = params.cwd.as_ref().or(config.cwd.as_ref()).and_then(|cwd| CString::new(cwd.as_str()).ok());
-    let admitted = chosen(allow, line.name, &base, cwd.as_deref(), params);
+    let admitted = chosen(allow, line.name, &base, cwd.as_deref());
     admitted.map(drop).map_err(|why| OptionsError::of("command", why))
 }
 
 /// The program for the name that a job chose.
-fn chosen(
-    allow: &[String],
-    name: &str,
-    base: &Base,
-    cwd: Option<&CStr>,
-    params: &Params,
-) -> Result<CString, String> {
-    if let Some((name, _)) = params.env.0.iter().find(|(name, _)| allow::refuses_variable(name)) {
-        return Err(format!("`env` has `{}`, which could run what `allow` does not have", shortened(name)));
-    }
+fn chosen(allow: &[String], name: &str, base: &Base, cwd: Option<&CStr>) -> Result<CString, String> {
     // The entry's own PATH: by one of the job's own a name would mean another program.
     let path = base.path();
     allow::admit(allow, name, &find(name, path)?, path, cwd)

@@ -115,6 +115,14 @@ pub(crate) fn fault(config: &Config) -> Option<String> {
     if config.command.as_ref().is_some_and(|command| !matches!(Argument::of(command), Argument::Fixed(_))) {
         return Some("`command` is a program: no job can choose it by a value".to_owned());
     }
+    let is_held = config.allow.is_some() || Template::of(config).is_some();
+    let by_place = |command: &&String| command.contains('/') && !command.starts_with('/');
+    if let Some(command) = config.command.as_ref().filter(|command| is_held && by_place(command)) {
+        return Some(format!(
+            "`command` is `{}`, which depends on the `cwd` of jobs: write the whole path",
+            shortened(command)
+        ));
+    }
     for Text(text) in &config.params {
         match Argument::of(text) {
             Argument::Fixed(fixed) if fixed.contains("{params.") => {
@@ -150,6 +158,7 @@ impl<'a> Line<'a> {
         let is_handler = job.is_some_and(|job| job.input().is_some());
         if !is_handler {
             refuse_unknown(config, template, params)?;
+            refuse_loader(config, template, params)?;
         }
         if let Some(script) = &params.script {
             return Line::of_script(config, params, script);
@@ -184,6 +193,21 @@ impl<'a> Line<'a> {
         let own = params.params.iter().map(|Text(text)| text.as_str());
         let arguments = ["-c", script, shell].into_iter().chain(own).map(Cow::Borrowed).collect();
         Ok(Line { name: shell, arguments, is_chosen: false })
+    }
+}
+
+/// Variables by which the loader runs something else than the program: not where the config says what may run.
+fn refuse_loader(config: &Config, template: Option<&Template>, params: &Params) -> Result<(), OptionsError> {
+    let is_held = template.is_some() || config.allow.is_some();
+    match params.env.0.iter().find(|(name, _)| is_held && name.starts_with("LD_")) {
+        Some((name, _)) => {
+            let why = format!(
+                "`{}` could run something else than the command, and the worker's config says which may run",
+                shortened(name)
+            );
+            Err(OptionsError::of("env", why))
+        }
+        None => Ok(()),
     }
 }
 
@@ -272,6 +296,8 @@ mod tests {
             (r#"{"command":"{params.c}"}"#, "no job can choose it"),
             (r#"{"command":"{name}"}"#, "no job can choose it"),
             (r#"{"params":["{params.w}"]}"#, "it takes a `command`"),
+            (r#"{"command":"./c","params":["{params.w}"]}"#, "write the whole path"),
+            (r#"{"command":"bin/c","allow":[]}"#, "write the whole path"),
             (r#"{"command":"c","params":["{params.stdin}"]}"#, "a meaning of its own"),
         ] {
             let error = config(text).unwrap_err();

@@ -80,7 +80,8 @@ async fn a_directory_allows_what_lies_in_it_and_no_link_or_dots_lead_around_it()
         let error = result.unwrap_err();
         assert_eq!((error.advice(), printed.as_str()), (Advice::Dead, ""), "{params}");
         // A name that is in no PATH is not found before it is not allowed.
-        let named = error.message().contains("`allow`") || error.message().contains("not found in PATH");
+        let parts = ["`allow`", "not found in PATH", "says which may run"];
+        let named = parts.iter().any(|part| error.message().contains(part));
         assert!(named, "{params}: {}", error.message());
         let told = check(&config, &params);
         assert!(told.is_err() || params["command"] == "tool", "{params} is refused where it comes in");
@@ -139,6 +140,7 @@ async fn values_of_a_job_are_whole_arguments_that_no_shell_reads() {
         (json!({"a": "-x", "n": 1}), "`options_from_jobs = true`"),
         (json!({"a": "x"}), "missing `n`"),
         (json!({"a": "x", "n": 1, "command": "sh"}), "says which command runs"),
+        (json!({"a": "x", "n": 1, "env": {"LD_PRELOAD": "/x.so"}}), "`LD_PRELOAD` could run something else"),
     ] {
         let error = rig.run(params.clone()).await.0.unwrap_err();
         assert_eq!(error.advice(), Advice::Dead);
@@ -149,6 +151,10 @@ async fn values_of_a_job_are_whole_arguments_that_no_shell_reads() {
             "in the same words at the intake"
         );
     }
+    let folders = Folders::new();
+    fs::copy(format!("{}/tool", folders.other), format!("{}/printf", folders.other)).unwrap();
+    let posed = rig.run(json!({"a": "x", "n": 1, "env": {"PATH": folders.other}})).await;
+    assert!(posed.1.starts_with("x|1|"), "a job's own PATH names no other program: {}", posed.1);
     let mut optioned = rig::with_id(json!({"a": "x", "n": 1}));
     optioned.name = Some("--help".into());
     let (result, _) = rig::run(&mut rig.slot().await, &JobContext::detached(optioned)).await;
