@@ -103,6 +103,27 @@ fn b28_children_end_when_ganger_is_killed() {
 }
 
 #[test]
+fn b28_fifty_commands_and_their_daemons_end_when_ganger_is_killed() {
+    const COMMANDS: usize = 50;
+    let place = Place::new();
+    place.write("quiet.toml", QUIET.replace("workers = 4", &format!("workers = {COMMANDS}")));
+    // Each is deaf to TERM and has a child that left its group as daemons do.
+    let line =
+        "trap '' TERM; setsid sh -c 'echo $$ >> pids; exec sleep 300' & echo $$ >> pids; wait; sleep 300";
+    let params = serde_json::json!({"command": "sh", "params": ["-c", line]});
+    let jobs: String = (0..COMMANDS).map(|_| format!("{{\"type\":\"cli\",\"params\":{params}}}\n")).collect();
+    place.ganger_fed(&["enqueue", "-c", "quiet.toml"], &jobs).ok();
+    let mut running = place.start(&["run", "-c", "quiet.toml"]);
+    let pids: BTreeSet<u32> = eventually("all commands at work", || {
+        let text = place.read("pids")?;
+        let pids: BTreeSet<u32> = text.lines().filter_map(|line| line.parse().ok()).collect();
+        (pids.len() == 2 * COMMANDS).then_some(pids)
+    });
+    running.kill();
+    eventually("end of all processes", || (!pids.iter().any(|pid| lives(*pid))).then_some(()));
+}
+
+#[test]
 fn b20_a_crash_during_a_retry_loses_nothing() {
     let place = Place::new();
     place.write("quiet.toml", QUIET);
