@@ -10,9 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use ganger_child::{
-    Base, Confinement, Keeper, Nul, Refusal, Spawn, Strings, check_name, explain, find, shortened,
-};
+use ganger_child::{Base, Confinement, Keeper, Nul, Refusal, Spawn, Strings, check_name, explain, find};
 use ganger_core::{JobContext, JobError, OptionsError};
 use rustix::{
     fs::{MemfdFlags, memfd_create},
