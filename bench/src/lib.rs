@@ -13,6 +13,7 @@ mod line;
 mod manager;
 mod meter;
 mod nginx;
+mod output;
 mod redis;
 mod store;
 
@@ -21,7 +22,7 @@ use std::process::ExitCode;
 pub use figure::{Figure, Stretch};
 
 /// The names of the benches, in the order in which they run.
-pub const NAMES: [&str; 5] = ["manager", "disk", "redis", "cli", "http"];
+pub const NAMES: [&str; 6] = ["manager", "disk", "redis", "cli", "output", "http"];
 
 /// How a bench is run.
 #[derive(Clone, Copy, Debug)]
@@ -66,6 +67,7 @@ pub fn run(name: Option<&str>, options: Options) -> Result<(), String> {
             "disk" => disk::run(options)?,
             "redis" => redis::run(options)?,
             "cli" => cli::run(options)?,
+            "output" => output::run(options)?,
             _ => http::run(options)?,
         }
     }
