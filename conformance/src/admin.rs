@@ -169,6 +169,7 @@ pub async fn all_that_a_filter_sets_must_hold_for_orders_too(store: impl Store) 
         started: Timestamp::now(),
         millis: 1,
         outcome: "failed".into(),
+        note: None,
         error: Some("the 7th disk is full".into()),
         output: String::new(),
         manager: "conformance".into(),

@@ -92,6 +92,7 @@ impl House {
             started: Timestamp::now(),
             millis: 1,
             outcome: "failed".to_owned(),
+            note: None,
             error: Some("exit status 3".to_owned()),
             output: String::new(),
             manager: String::new(),

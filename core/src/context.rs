@@ -48,6 +48,10 @@ pub struct Side {
     pub output: Option<OutputBuffer>,
     /// Jobs that become real if it ends well.
     pub follow: Vec<Job>,
+    /// The media type of what it wrote, if it said so.
+    pub content_type: Option<String>,
+    /// What its record is to say beside.
+    pub note: Option<String>,
 }
 
 /// Why a run is asked to stop.
@@ -328,6 +332,16 @@ impl JobContext {
     /// What the run used, if its worker said so.
     pub fn usage(&self) -> Option<&Usage> {
         self.0.usage.get()
+    }
+
+    /// Says of which media type the run's output is.
+    pub fn content_type(&self, media: impl Into<String>) {
+        self.side(|side| side.content_type = Some(media.into()));
+    }
+
+    /// Leaves a note in the run's record; the last one stays.
+    pub fn note(&self, text: impl Into<String>) {
+        self.side(|side| side.note = Some(text.into()));
     }
 
     /// Takes what the run left beside its result; the manager's.

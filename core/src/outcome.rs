@@ -222,6 +222,9 @@ pub struct Attempt {
     pub millis: u64,
     /// How it ended: `done`, `failed`, `timed out`, `panicked`, `lost`, `cancelled`, `released`.
     pub outcome: String,
+    /// What there is to say of it beside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
     /// What went wrong.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,

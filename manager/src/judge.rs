@@ -149,12 +149,17 @@ fn done(
     let is_handler = job.kind.starts_with(HANDLER_PREFIX);
     let first_run = record.attempts.is_empty() && record.spent == 0 && record.crashes == 0;
     let keeps = keeps_output(job);
-    if first_run && !keeps && !is_handler && run.took < WORTH_A_RECORD && side.follow.is_empty() {
+    let is_plain = side.follow.is_empty() && side.note.is_none();
+    if first_run && !keeps && !is_handler && run.took < WORTH_A_RECORD && is_plain {
         return settlement;
     }
-    let output = returned_or_written(Some(returned), side.output, policy.output_max);
+    let mut output = returned_or_written(Some(returned), side.output, policy.output_max);
+    if let Some(output) = output.as_mut().filter(|output| output.content_type.is_none()) {
+        output.content_type = side.content_type;
+    }
     let more = settlement.more_mut();
-    more.attempt = Some(attempt(record, &run, "done", None, output.as_ref(), policy));
+    let entry = attempt(record, &run, "done", None, output.as_ref(), policy);
+    more.attempt = Some(Attempt { note: side.note, ..entry });
     more.follow = numbered(job, side.follow);
     more.output = output.filter(|_| keeps);
     if is_handler {
@@ -212,6 +217,7 @@ fn attempt(
         started: run.started,
         millis: u64::try_from(run.took.as_millis()).unwrap_or(u64::MAX),
         outcome: outcome.to_owned(),
+        note: None,
         error,
         output: output.map(|output| output.tail(OUTPUT_TAIL_MAX)).unwrap_or_default(),
         manager: policy.manager.to_string(),
@@ -332,12 +338,12 @@ impl Hearing<'_> {
         let mut settlement = Settlement { spend, ..Settlement::new(self.lease, verdict) };
         let error = failure.as_ref().map(|failure| failure.error.clone());
         if let Some(failure) = failure {
-            let written = run.side.take().and_then(|side| side.output);
-            let output = returned_or_written(failure.output, written, self.policy.output_max);
+            let side = run.side.take().map(|side| *side).unwrap_or_default();
+            let output = returned_or_written(failure.output, side.output, self.policy.output_max);
             let more = settlement.more_mut();
             let entry =
                 attempt(self.record, &run, failure.word, Some(failure.error), output.as_ref(), self.policy);
-            more.attempt = Some(entry);
+            more.attempt = Some(Attempt { note: side.note, ..entry });
             more.output = output.filter(|_| keeps_output(self.job) || state == State::Dead);
         }
         // A store that holds bytes cannot read their type: it is told where they wait.

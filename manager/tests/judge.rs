@@ -258,7 +258,7 @@ prop_compose! {
         spent: u32, crashes: u32, suspect: bool, cancel: bool, runs in proptest::collection::vec(any::<u32>(), 0..12)
     ) -> Record {
         let attempts = runs.into_iter().map(|number| Attempt {
-            number, started: now(), millis: 0, outcome: "failed".into(), error: None,
+            number, started: now(), millis: 0, outcome: "failed".into(), note: None, error: None,
             output: String::new(), manager: String::new(), usage: None,
         }).collect();
         Record { spent, crashes, suspect, cancel, attempts, ..Record::default() }

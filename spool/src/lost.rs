@@ -253,6 +253,7 @@ fn note_lost_run(tx: &Tx<'_>, place: &Place, lease: &Lease) -> Result<(), StoreE
         started: Timestamp::from_millis(tx.now),
         millis: 0,
         outcome: "lost".to_owned(),
+        note: None,
         error: Some("the manager that ran it was lost".to_owned()),
         output: String::new(),
         manager: format!("{:016x}", lease.token.incarnation),

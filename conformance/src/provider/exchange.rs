@@ -333,6 +333,7 @@ fn attempt(number: u32) -> Attempt {
         started: Timestamp::now(),
         millis: 1,
         outcome: "failed".into(),
+        note: None,
         error: Some(format!("error {number}")),
         output: String::new(),
         manager: "conformance".into(),

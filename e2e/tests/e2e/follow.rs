@@ -120,3 +120,25 @@ fn where_nobody_works_it_says_so_and_shows_what_is_stored_of_a_job_that_has_ende
     place.write("off.toml", "stats_port = \"off\"\n[[providers]]\ndisk = { db_name = \"jobs.db\" }\n");
     assert_eq!(place.ganger(&["job", "logs", "-c", "off.toml", "-f", "a"]).code, Some(2));
 }
+
+#[test]
+fn the_whole_output_is_shown_from_its_file_and_a_full_disk_is_in_the_record() {
+    let place = Place::new();
+    let config = |more: &str| {
+        format!(
+            "stats_port = \"off\"\noutput_max = 100\n[[providers]]\ndisk = {{ db_name = \"jobs.db\" }}\n\
+             [[workers]]\ncli = {{ keep_output = {{ dir = \"kept\"{more} }} }}\n"
+        )
+    };
+    place.write("ganger.toml", config(""));
+    enqueue(&place, "a/b", "seq 100000", &[]);
+    place.ganger(&["run", "-c", "ganger.toml", "--once"]).ok();
+    let whole = place.ganger(&["job", "logs", "-c", "ganger.toml", "a/b"]).ok();
+    assert_eq!((whole.stdout.len(), whole.stdout.ends_with("99999\n100000\n")), (588_895, true));
+    assert!(place.file("kept/a%2Fb.1.log").exists());
+    place.write("ganger.toml", config(", max_size = \"1KiB\""));
+    enqueue(&place, "c", "seq 100000", &[]);
+    place.ganger(&["run", "-c", "ganger.toml", "--once"]).ok();
+    let shown = place.ganger(&["job", "show", "-c", "ganger.toml", "c"]).ok();
+    assert!(shown.stdout.contains("only the first 1024 bytes of the output"), "{}", shown.stdout);
+}

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use ganger_core::{Admin, Ended, Filter, JobId, JobView, Order, Output, Page, Period, State, cut_note};
+use ganger_core::{Admin, Ended, Filter, JobId, JobView, Order, Page, Period, State};
 use serde_json::json;
 
 use crate::Config;
@@ -11,7 +11,7 @@ use super::{
     Context,
     crew::Crew,
     failure::{Exit, Failure},
-    follow::{Apart, How, follow},
+    logs,
     out::Out,
     recover,
     select::{FilterArgs, Selection},
@@ -36,7 +36,7 @@ pub(crate) enum Command {
     #[command(
         after_help = "Examples:\n  ganger job logs 0199f0c2-…\n  ganger job logs -f nightly-backup && echo backed up"
     )]
-    Logs(Logs),
+    Logs(logs::Args),
     /// Wait until jobs have ended; exit 0 if all ended done
     #[command(after_help = "Example:\n  ganger job wait nightly-backup --timeout 1h && echo backed up")]
     Wait(Wait),
@@ -94,24 +94,6 @@ pub(crate) struct One {
 }
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct Logs {
-    /// The job's id
-    id: JobId,
-    /// Follow it to its end, by the running ganger of the config; exit 0 if it ended done
-    #[arg(short, long)]
-    follow: bool,
-    /// The bytes as they are, also what would steer a terminal
-    #[arg(long, conflicts_with = "json")]
-    raw: bool,
-    /// As JSON; with `-f` each event as a line
-    #[arg(long)]
-    json: bool,
-    /// The provider that holds it, by its name in the config
-    #[arg(long, value_name = "NAME")]
-    provider: Option<String>,
-}
-
-#[derive(Debug, clap::Args)]
 pub(crate) struct Wait {
     /// The jobs' ids
     #[arg(required = true, value_name = "ID")]
@@ -131,7 +113,7 @@ pub(crate) async fn run(cx: &Context, command: Command, out: &mut Out) -> Result
     match command {
         Command::Ls(args) => ls(cx, args, out).await,
         Command::Show(args) => show(cx, args, out, None).await,
-        Command::Logs(args) => logs(cx, args, out).await,
+        Command::Logs(args) => logs::run(cx, args, out).await,
         Command::Wait(args) => wait(cx, args, out).await,
         Command::Retry(selection) => {
             let states = vec![State::Dead, State::Cancelled, State::Expired, State::Scheduled];
@@ -228,7 +210,7 @@ impl List {
 }
 
 /// The job, or exit 1 if it is not known (any more).
-async fn find(store: &Store, admin: &Arc<dyn Admin>, id: &JobId) -> Result<JobView, Failure> {
+pub(super) async fn find(store: &Store, admin: &Arc<dyn Admin>, id: &JobId) -> Result<JobView, Failure> {
     store.ask(admin.show(id)).await?.ok_or_else(|| unknown(id, &store.name))
 }
 
@@ -264,83 +246,6 @@ pub(super) async fn show(
     }
     store.close().await;
     Ok(Exit::Ok)
-}
-
-async fn logs(cx: &Context, args: Logs, out: &mut Out) -> Result<Exit, Failure> {
-    let config = cx.config()?;
-    if !args.follow {
-        let view = stored(&config, &args).await?;
-        print_output(&view, &args, out)?;
-        return Ok(Exit::Ok);
-    }
-    let how = How { json: args.json, raw: args.raw };
-    let apart = match follow(&config.stats, &args.id, how, out).await? {
-        Ok(exit) => return Ok(exit),
-        Err(apart) => apart,
-    };
-    // It may have ended, and then there is nothing to follow.
-    let view = stored(&config, &args).await?;
-    let (id, state) = (&view.id, view.state);
-    if state.is_end() {
-        match print_output(&view, &args, out) {
-            Ok(()) => out.flush()?,
-            // What it printed is not kept; how it ended is known all the same.
-            Err(failure) => failure.print(),
-        }
-        return Ok(if state == State::Done { Exit::Ok } else { Exit::No });
-    }
-    Err(match apart {
-        Apart::Nobody(address) => Failure::new(
-            Exit::Unreachable,
-            format!("no ganger answers at {address} (the config's `stats_port`); job {id} is {state}"),
-        )
-        .help("start one with `ganger run`, or wait for the job's end in its store: `ganger job wait ID`"),
-        Apart::Unknown(address) => Failure::new(
-            Exit::No,
-            format!("the ganger at {address} does not work on the store that has job {id}, which is {state}"),
-        )
-        .help("follow it by the config of the one that does, or wait for its end: `ganger job wait ID`"),
-    })
-}
-
-/// The job of a request for its output.
-async fn stored(config: &Config, args: &Logs) -> Result<JobView, Failure> {
-    let store = Store::open(config, args.provider.as_deref(), Access::Existing).await?;
-    let admin = store.admin()?;
-    let view = find(&store, &admin, &args.id).await?;
-    store.close().await;
-    Ok(view)
-}
-
-/// What is kept of a job's last run's output.
-fn print_output(view: &JobView, args: &Logs, out: &mut Out) -> Result<(), Failure> {
-    let tail = || view.attempts.last().map(|last| Output::new(last.output.as_str())).unwrap_or_default();
-    let output = view.output.clone().unwrap_or_else(tail);
-    if args.json {
-        let whole = view.output.is_some() && output.cut == 0;
-        return out.json(&json!({ "id": view.id, "output": output.text(), "whole": whole }));
-    }
-    if output.is_empty() {
-        return Err(Failure::new(Exit::No, format!("no output of job {} is kept", view.id)).help(
-            "the output of a job is kept if it is enqueued with `capture_output`, or someone waits for it; of a failed run, the end",
-        ));
-    }
-    if output.cut == 0 {
-        return if args.raw { out.piece(&output.bytes, true) } else { out.output(&output.bytes) };
-    }
-    let (head, tail) = output.bytes.split_at(output.cut_at.min(output.bytes.len()));
-    out.piece(head, args.raw)?;
-    match args.raw {
-        true => {
-            out.flush()?;
-            anstream::eprintln!("{} bytes are missing here", output.cut);
-            out.piece(tail, true)
-        }
-        false => {
-            out.piece(cut_note(output.cut).as_bytes(), false)?;
-            out.output(tail)
-        }
-    }
 }
 
 async fn wait(cx: &Context, args: Wait, out: &mut Out) -> Result<Exit, Failure> {

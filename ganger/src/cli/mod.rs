@@ -11,6 +11,7 @@ mod follow;
 mod job;
 mod lines;
 mod log;
+mod logs;
 mod once;
 mod out;
 mod plugin;

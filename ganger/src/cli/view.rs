@@ -187,6 +187,9 @@ fn print_attempt(out: &mut Out, attempt: &Attempt) -> Result<(), Failure> {
         "run {:<6} {} {} after {took}{by}{error}",
         attempt.number, attempt.started, attempt.outcome
     ))?;
+    if let Some(note) = &attempt.note {
+        out.line(format!("{:<10} {}", "", one_line(note)))?;
+    }
     match &attempt.usage {
         Some(usage) => out.line(format!("           used {}", used(usage))),
         None => Ok(()),

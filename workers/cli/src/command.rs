@@ -22,6 +22,7 @@ use crate::{
     config::Config,
     environment,
     exits::Exits,
+    keep::Keep,
     line::{Line, Template},
     params::{Params, Umask},
 };
@@ -33,6 +34,8 @@ pub(crate) struct Common {
     pub(crate) template: Option<Template>,
     pub(crate) base: Base,
     pub(crate) exits: Exits,
+    /// Where the whole output goes too.
+    pub(crate) keep: Option<Arc<Keep>>,
     pub(crate) confinement: Option<Arc<Confinement>>,
     /// `/dev/null`, opened once.
     pub(crate) nothing: OwnedFd,

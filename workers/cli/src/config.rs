@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer};
 use crate::{
     allow,
     exits::{self, ExitCode},
+    keep::KeepOutput,
     line,
     params::Umask,
 };
@@ -70,6 +71,11 @@ pub struct Config {
     pub no_new_privs: bool,
     /// Which permissions files that commands make do not get, in octal. Default: ganger's own mask.
     pub umask: Option<Umask>,
+    /// Whether lines of the output may be directives: `::progress 40 text`, `::result {json}`,
+    /// `::header content-type=text/html`.
+    pub directives: bool,
+    /// Where the whole output of each run goes too, and how long it stays there.
+    pub keep_output: Option<KeepOutput>,
 }
 
 impl<'de> Deserialize<'de> for Config {
@@ -84,6 +90,11 @@ impl Config {
     fn fault(&self) -> Option<String> {
         if let Some(nice) = self.nice.filter(|nice| !(-20..=19).contains(nice)) {
             return Some(format!("`nice` is {nice}: it goes from -20 to 19"));
+        }
+        if let Some(keep) = &self.keep_output
+            && (keep.dir.is_empty() || keep.max_size.get() == 0)
+        {
+            return Some("`keep_output` needs a `dir`, and a `max_size` that is not 0".to_owned());
         }
         if self.shell.is_some() && self.allow.is_some() {
             return Some(
@@ -154,6 +165,8 @@ impl Default for Config {
             nice: None,
             no_new_privs: false,
             umask: None,
+            directives: false,
+            keep_output: None,
         }
     }
 }

@@ -4,10 +4,13 @@
 mod allow;
 mod command;
 mod config;
+mod directives;
 mod environment;
 mod exits;
+mod keep;
 mod line;
 mod params;
+mod printed;
 mod slot;
 mod verdict;
 mod worker;
@@ -17,6 +20,7 @@ use ganger_core::Plugin;
 pub use config::{Config, GRACE, ORPHAN_AFTER, RETRY_LATER, UnknownParams};
 pub use exits::ExitCode;
 pub use ganger_child::{Env, Text};
+pub use keep::{KeepOutput, kept_file};
 pub use params::{Params, Stdin};
 pub use worker::{Cli, Entry};
 

@@ -15,7 +15,7 @@ use std::{
 use ganger_child::{
     Ask, End, Group, Keeper, Killer, Reaped, Watch, await_end, describe, has_ended, may_pass,
 };
-use ganger_core::{JobContext, JobError};
+use ganger_core::{JobContext, JobError, Output};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::{Errno, read},
@@ -27,6 +27,7 @@ use tokio::sync::oneshot;
 use crate::{
     command::{Command, Common},
     params::Params,
+    printed::Printed,
     verdict,
 };
 
@@ -57,7 +58,7 @@ pub(crate) struct Order {
 /// How a run ended.
 pub(crate) struct Ended {
     /// What became of the command, had nobody asked it to stop.
-    pub(crate) result: Result<(), JobError>,
+    pub(crate) result: Result<Output, JobError>,
     /// What it was asked before it ended.
     pub(crate) asked: Option<Ask>,
     /// How it ended, in words; `None` where it never started, or nobody knows.
@@ -133,7 +134,9 @@ impl Far {
             Ok(started) => started,
             Err(error) => return Ended { result: Err(error), asked: self.keeper.never_started(), how: None },
         };
-        self.attend(leader, output, job);
+        let mut printed = Printed::new(&common, job);
+        self.attend(leader, output, &mut printed);
+        let returned = printed.end();
         let End { asked, reaped } = self.keeper.end(leader);
         if asked.is_some() {
             self.kill_strays(job);
@@ -145,7 +148,7 @@ impl Far {
             }
             Err(error) => (Err(JobError::lost(format!("nobody knows how the command ended: {error}"))), None),
         };
-        Ended { result, asked, how }
+        Ended { result: result.map(|()| returned), asked, how }
     }
 
     fn judge(&self, reaped: &Reaped, job: &JobContext) -> (Result<(), JobError>, Option<Cow<'static, str>>) {
@@ -199,12 +202,12 @@ impl Far {
     }
 
     /// Reads the output of a command until both it and its output have ended, or only it has and time is up.
-    fn attend(&mut self, leader: Pid, output: OwnedFd, job: &JobContext) {
+    fn attend(&mut self, leader: Pid, output: OwnedFd, printed: &mut Printed<'_>) {
         let started = Instant::now();
         let mut handle = None;
         loop {
-            match self.look(leader, handle.as_ref(), &output, job) {
-                Seen::Ended => return self.read_the_rest(&output, job),
+            match self.look(leader, handle.as_ref(), &output, printed) {
+                Seen::Ended => return self.read_the_rest(&output, printed),
                 Seen::Closed => return await_end(leader),
                 // Most commands have ended before a handle is worth its making.
                 Seen::Other if handle.is_none() && started.elapsed() >= LOOK => {
@@ -216,7 +219,13 @@ impl Far {
     }
 
     /// Waits until something happens, for a short time only where there is no handle; and reads.
-    fn look(&mut self, leader: Pid, handle: Option<&OwnedFd>, output: &OwnedFd, job: &JobContext) -> Seen {
+    fn look(
+        &mut self,
+        leader: Pid,
+        handle: Option<&OwnedFd>,
+        output: &OwnedFd,
+        printed: &mut Printed<'_>,
+    ) -> Seen {
         let wait = handle.is_none().then(|| timespec(LOOK));
         let second = handle.unwrap_or(output);
         let mut fds = [PollFd::new(output, PollFlags::IN), PollFd::new(second, PollFlags::IN)];
@@ -226,8 +235,8 @@ impl Far {
             Ok(0) if has_ended(leader) => return Seen::Ended,
             Ok(_) => {}
         }
-        let (printed, ended) = (!fds[0].revents().is_empty(), !fds[1].revents().is_empty());
-        if printed && matches!(self.read_some(output, job), Read::End) {
+        let (readable, ended) = (!fds[0].revents().is_empty(), !fds[1].revents().is_empty());
+        if readable && matches!(self.read_some(output, printed), Read::End) {
             return Seen::Closed;
         }
         if n == 2 && ended { Seen::Ended } else { Seen::Other }
@@ -235,7 +244,7 @@ impl Far {
 
     /// What is there is read; what may still come is given a short time. One who was asked to stop has the time
     /// that its grace leaves for the rest of its group.
-    fn read_the_rest(&mut self, output: &OwnedFd, job: &JobContext) {
+    fn read_the_rest(&mut self, output: &OwnedFd, printed: &mut Printed<'_>) {
         let end = Instant::now() + LINGER;
         loop {
             let wait = match self.keeper.group().asked() {
@@ -246,7 +255,7 @@ impl Far {
             let mut fds = [PollFd::new(output, PollFlags::IN)];
             match poll(&mut fds, Some(&timespec(wait))) {
                 Ok(0) if wait.is_zero() => return,
-                Ok(ready) if ready > 0 && matches!(self.read_some(output, job), Read::End) => return,
+                Ok(ready) if ready > 0 && matches!(self.read_some(output, printed), Read::End) => return,
                 _ => {}
             }
             let over = Instant::now() >= end;
@@ -259,11 +268,11 @@ impl Far {
         }
     }
 
-    fn read_some(&mut self, output: &OwnedFd, job: &JobContext) -> Read {
+    fn read_some(&mut self, output: &OwnedFd, printed: &mut Printed<'_>) -> Read {
         match read(output, &mut *self.buffer) {
             Ok(0) => Read::End,
             Ok(n) => {
-                job.write(&self.buffer[..n]);
+                printed.take(&self.buffer[..n]);
                 Read::More
             }
             Err(Errno::AGAIN | Errno::INTR) => Read::More,

@@ -13,6 +13,7 @@ use crate::{
     command::{self, Common},
     config::Config,
     exits::Exits,
+    keep::Keep,
     line::Template,
     params::Params,
     slot::{Ended, Order, Slot},
@@ -95,8 +96,13 @@ impl Worker for Cli {
         let variables = Confinement::variables(confinement.as_ref()).into_iter();
         let base = Base::new(variables, &config.env_pass, &config.env, watch.mark());
         let exits = Exits::new(&config);
+        let keep = config.keep_output.as_ref().map(|keep| {
+            Keep::new(keep).map_err(|error| cannot(&format!("keep output in {}", keep.dir), error))
+        });
+        let keep = keep.transpose()?.map(Arc::new);
         let confinement = confinement.map(Arc::new);
-        let common = Arc::new(Common { config, template, base, exits, confinement, nothing: nothing.into() });
+        let common =
+            Arc::new(Common { config, template, base, exits, keep, confinement, nothing: nothing.into() });
         Ok(Arc::new(Entry { common, killer: Arc::new(Killer::new()), watch }))
     }
 
@@ -160,7 +166,7 @@ type Ending = Result<Ended, oneshot::error::RecvError>;
 
 fn finish(ended: Ending) -> Result<Output, JobError> {
     match ended {
-        Ok(ended) => ended.result.map(|()| Output::default()),
+        Ok(ended) => ended.result,
         Err(_) => Err(JobError::lost("the thread of this slot ended in the middle of the run")),
     }
 }

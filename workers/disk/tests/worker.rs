@@ -112,6 +112,7 @@ async fn b23_a_failure_handler_stores_the_whole_record_which_nothing_runs() {
             started: Timestamp::from_millis(0),
             millis: 3,
             outcome: "failed".into(),
+            note: None,
             error: Some("exit 1".into()),
             output: "the end".into(),
             manager: "m".into(),

@@ -273,6 +273,7 @@ impl House {
             started: Timestamp::now(),
             millis: 1,
             outcome: outcome.into(),
+            note: None,
             error: error.map(str::to_owned),
             output: String::new(),
             manager: String::new(),
