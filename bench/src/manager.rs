@@ -21,8 +21,12 @@ pub(crate) fn run(options: Options) -> Result<(), String> {
     let n = options.jobs(N);
     let mut rounds = Vec::new();
     for _ in 0..ROUNDS {
-        rounds.push((ours(n)?, floor(n)));
+        rounds.push((ours(n, false)?, floor(n)));
     }
+    let followed =
+        (0..ROUNDS).map(|_| Ok((ours(n, true)?, ours(n, false)?))).collect::<Result<Vec<_>, String>>()?;
+    let note = "the same while someone follows a job that does not come; floor: while nobody does";
+    show(&Figure::paired("manager-followed", &followed, note), options);
     let note =
         "memory provider, JSON bytes read, no-op function; floor: read and call on one thread, no manager";
     show(&Figure::paired("manager", &rounds, note), options);
@@ -33,7 +37,7 @@ fn entries(n: u64) -> Vec<Bytes> {
     (0..n).map(|i| Bytes::from(format!(r#"{{"type":"noop","params":{}}}"#, noop_params(i)))).collect()
 }
 
-fn ours(n: u64) -> Result<Stretch, String> {
+fn ours(n: u64, followed: bool) -> Result<Stretch, String> {
     runtime(1)?.block_on(async {
         let provider = Arc::new(MemoryProvider::new());
         provider.push_all(entries(n));
@@ -46,6 +50,8 @@ fn ours(n: u64) -> Result<Stretch, String> {
         );
         let meter = Meter::start();
         let running = start(plan).await?;
+        let quiet = "quiet".parse().expect("it is an id");
+        let _follower = followed.then(|| running.events().follow(&quiet));
         count.reached().await?;
         finish(running).await?;
         let stretch = meter.stop(n);

@@ -8,10 +8,11 @@ use std::{
     collections::{HashMap, VecDeque},
     fmt,
     future::poll_fn,
+    hash::{DefaultHasher, Hash, Hasher},
     pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     task::Poll,
 };
@@ -68,7 +69,8 @@ const TURNS_MAX: usize = 16;
 /// Who follows which jobs.
 #[derive(Default)]
 pub(crate) struct Followed {
-    count: AtomicUsize,
+    /// A bit for each of the jobs: most others are told from them by it, without the lock.
+    bits: AtomicU64,
     by_id: Mutex<HashMap<JobId, Vec<Arc<Trail>>>>,
 }
 
@@ -117,11 +119,21 @@ impl Followed {
 
     /// Whether a job is followed. One atomic read while none is.
     pub(crate) fn has(&self, id: &JobId) -> bool {
-        self.count.load(Ordering::Relaxed) > 0 && self.by_id().contains_key(id)
+        self.may_have(id) && self.by_id().contains_key(id)
+    }
+
+    fn may_have(&self, id: &JobId) -> bool {
+        let bits = self.bits.load(Ordering::SeqCst);
+        bits != 0 && bits & bit(id) != 0
+    }
+
+    /// Sets the bits anew. Under the lock.
+    fn set_bits(&self, by_id: &HashMap<JobId, Vec<Arc<Trail>>>) {
+        self.bits.store(by_id.keys().fold(0, |bits, id| bits | bit(id)), Ordering::SeqCst);
     }
 
     fn each(&self, id: &JobId, tell: impl Fn(&Trail)) {
-        if self.count.load(Ordering::Relaxed) > 0
+        if self.may_have(id)
             && let Some(trails) = self.by_id().get(id)
         {
             trails.iter().for_each(|trail| tell(trail));
@@ -147,16 +159,25 @@ impl Followed {
 
     pub(crate) fn follow(self: &Arc<Self>, id: &JobId) -> Follower {
         let trail = Arc::<Trail>::default();
-        self.by_id().entry(id.clone()).or_default().push(trail.clone());
-        self.count.fetch_add(1, Ordering::SeqCst);
+        let mut by_id = self.by_id();
+        by_id.entry(id.clone()).or_default().push(trail.clone());
+        self.set_bits(&by_id);
+        drop(by_id);
         Follower { followed: self.clone(), id: id.clone(), trail, run: None, at: 0, progressed: false }
     }
 }
 
 impl fmt::Debug for Followed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Followed").field("count", &self.count).finish_non_exhaustive()
+        f.debug_struct("Followed").field("bits", &self.bits).finish_non_exhaustive()
     }
+}
+
+/// A job's bit among 64.
+fn bit(id: &JobId) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    id.hash(&mut hasher);
+    1 << (hasher.finish() % 64)
 }
 
 /// Follows one job through all its runs in one manager. Dropped, it follows no more.
@@ -309,7 +330,7 @@ impl Drop for Follower {
                 by_id.remove(&self.id);
             }
         }
-        self.followed.count.fetch_sub(1, Ordering::SeqCst);
+        self.followed.set_bits(&by_id);
     }
 }
 

@@ -96,6 +96,7 @@ async fn old_files_go_and_the_oldest_when_all_are_too_much() {
     let put = |name: &str, age: u64, size: usize| {
         let file = fs::File::create(place.path().join(name)).unwrap();
         file.set_len(size as u64).unwrap();
+        // tidy: allow(wall-clock), a file's age is counted by it
         file.set_modified(SystemTime::now() - Duration::from_secs(age)).unwrap();
     };
     put("ancient.1.log", 90_000, 1);
