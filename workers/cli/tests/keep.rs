@@ -42,7 +42,7 @@ async fn the_whole_output_is_in_a_file_that_is_its_owners_alone() {
     let job = job_told(sh("seq 100000; printf '\\377'; echo to stderr >&2"), 100, &Events::default());
     work(&rig, &job).await;
     let wanted = dir.join(format!("{}.1.log", job.id()));
-    assert_eq!(files(&dir), [wanted.clone()]);
+    assert_eq!(files(&dir), std::slice::from_ref(&wanted));
     let kept = fs::read(&wanted).unwrap();
     assert_eq!((kept.len(), kept.ends_with(b"100000\n\xffto stderr\n")), (588_895 + 11, true));
     assert_eq!(fs::metadata(&wanted).unwrap().permissions().mode() & 0o777, 0o600);
