@@ -48,6 +48,8 @@ pub struct Side {
     pub output: Option<OutputBuffer>,
     /// Jobs that become real if it ends well.
     pub follow: Vec<Job>,
+    /// How far along it said that it is.
+    pub progress: Option<(u8, String)>,
     /// The media type of what it wrote, if it said so.
     pub content_type: Option<String>,
     /// What its record is to say beside.
@@ -309,14 +311,18 @@ impl JobContext {
 
     /// Says how far along the run is, 0 to 100.
     pub fn progress(&self, percent: u8, message: impl Into<String>) {
-        let (heard, followed) = (self.0.events.heard(), self.0.events.is_followed(&self.0.id));
-        if heard || followed {
-            let (percent, message) = (percent.min(100), message.into());
-            self.0.events.progress(&self.0.id, percent, &message);
-            if heard {
-                self.tell(What::Progress { percent, message });
-            }
+        let (percent, message) = (percent.min(100), message.into());
+        self.0.events.progress(&self.0.id, percent, &message);
+        if self.0.events.heard() {
+            self.tell(What::Progress { percent, message: message.clone() });
         }
+        // For who follows from later on.
+        self.side(|side| side.progress = Some((percent, message)));
+    }
+
+    /// How far along the run has said that it is.
+    pub(crate) fn progressed(&self) -> Option<(u8, String)> {
+        self.lock().as_ref().and_then(|side| side.progress.clone())
     }
 
     /// Enqueues a job that becomes real together with this one's end, if it ends well.

@@ -210,7 +210,10 @@ impl Follower {
             // Its beginning is no news any more.
             let known =
                 |turn: &Turn| matches!(turn, Turn::Began { run: began, .. } if began.lease() == run.lease());
-            self.trail.news().turns.retain(|turn| !known(turn));
+            let mut news = self.trail.news();
+            news.turns.retain(|turn| !known(turn));
+            news.progress = news.progress.take().or_else(|| run.progressed());
+            drop(news);
             self.run = Some(run);
         }
     }

@@ -84,7 +84,7 @@ async fn who_comes_late_sees_all_that_was_printed_once() {
     }
     let mut late = running.status().follow(&id);
     assert_eq!(late.attempt(), Some(1));
-    assert_eq!(told(late.next().await), "1:0 one\n");
+    assert_eq!((told(late.next().await), told(late.next().await)), ("1 % lines".into(), "1:0 one\n".into()));
     let mut later = running.status().follow(&id);
     later.resume("another.1.0-1");
     later.resume(&late.place(2).unwrap());
