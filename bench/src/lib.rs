@@ -14,6 +14,7 @@ mod manager;
 mod meter;
 mod nginx;
 mod output;
+mod process;
 mod redis;
 mod store;
 
@@ -22,7 +23,7 @@ use std::process::ExitCode;
 pub use figure::{Figure, Stretch};
 
 /// The names of the benches, in the order in which they run.
-pub const NAMES: [&str; 6] = ["manager", "disk", "redis", "cli", "output", "http"];
+pub const NAMES: [&str; 7] = ["manager", "disk", "redis", "cli", "output", "process", "http"];
 
 /// How a bench is run.
 #[derive(Clone, Copy, Debug)]
@@ -68,6 +69,7 @@ pub fn run(name: Option<&str>, options: Options) -> Result<(), String> {
             "redis" => redis::run(options)?,
             "cli" => cli::run(options)?,
             "output" => output::run(options)?,
+            "process" => process::run(options)?,
             _ => http::run(options)?,
         }
     }

@@ -13,6 +13,7 @@ mod foreign;
 mod intake;
 mod looking;
 mod new_plugin;
+mod process;
 mod recover;
 mod redis;
 mod server;

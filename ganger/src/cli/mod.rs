@@ -15,6 +15,8 @@ mod logs;
 mod once;
 mod out;
 mod plugin;
+#[cfg(feature = "worker-process")]
+mod plugin_test;
 mod recover;
 mod run;
 mod select;
@@ -145,7 +147,7 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
             Command::Job(command) => job::run(&context, command, &mut out).await,
             Command::Dead(command) => dead::run(&context, command, &mut out).await,
             Command::Check(args) => check::run(&context, args, &mut out),
-            Command::Plugin(command) => plugin::run(&context, command, &mut out),
+            Command::Plugin(command) => plugin::run(&context, command, &mut out).await,
             Command::Bench(_) => unreachable!("it is done before there is a runtime"),
             Command::Completions(args) => completions::run(args, &mut out),
         }

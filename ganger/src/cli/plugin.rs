@@ -26,6 +26,11 @@ pub(crate) enum Command {
         after_help = "Examples:\n  ganger plugin schema > ganger.schema.json\n  ganger plugin schema cli"
     )]
     Schema(SchemaArgs),
+    /// Try a program that is to do jobs for the `process` worker: does it speak the protocol?
+    #[cfg(feature = "worker-process")]
+    #[command(after_help = "Examples:\n  ganger plugin test -- python3 resize.py\n  \
+        ganger plugin test --type resize --params '{\"path\":\"in.png\",\"width\":400}' -- python3 resize.py")]
+    Test(super::plugin_test::Test),
 }
 
 #[derive(Debug, clap::Args)]
@@ -53,11 +58,13 @@ pub(crate) struct SchemaArgs {
     name: Option<String>,
 }
 
-pub(crate) fn run(cx: &Context, command: Command, out: &mut Out) -> Result<Exit, Failure> {
+pub(crate) async fn run(cx: &Context, command: Command, out: &mut Out) -> Result<Exit, Failure> {
     match command {
         Command::Ls(args) => ls(cx, args, out),
         Command::Show(args) => show(cx, args, out),
         Command::Schema(args) => schema(cx, args, out),
+        #[cfg(feature = "worker-process")]
+        Command::Test(args) => super::plugin_test::run(args, out).await,
     }
 }
 

@@ -80,6 +80,11 @@ impl Breaker {
         until.map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()))
     }
 
+    /// Whether there were too many deaths, and no job has been finished since.
+    pub(crate) fn is_open(&self) -> bool {
+        self.state().open
+    }
+
     /// Why no job is begun; `None` where one may be, if only to see whether it goes now.
     pub(crate) fn refusal(&self) -> Option<String> {
         let wait = self.wait();

@@ -49,7 +49,8 @@ pub(crate) struct Child {
     pub(crate) grace: Duration,
     pub(crate) warden: Warden,
     pub(crate) lines: Lines,
-    pub(crate) input: pipe::Sender,
+    /// Closed when it is to end.
+    input: Option<pipe::Sender>,
     output: pipe::Receiver,
     line_max: u64,
     pid: Pid,
@@ -87,11 +88,11 @@ pub(crate) enum Event<T> {
 }
 
 impl Child {
-    /// Starts a program and waits for its `hello`.
+    /// Starts a program and waits for its `hello`, which must name the type that is wanted.
     ///
     /// # Errors
     /// Why there is none, in words. It is killed.
-    pub(crate) async fn start(entry: &Entry, slot: u32) -> Result<Child, String> {
+    pub(crate) async fn start(entry: &Entry, slot: u32, wanted: Option<&str>) -> Result<Child, String> {
         let until = tokio::time::Instant::now() + entry.config.start_timeout.get();
         let Pipes { input, output, stdin, stdout } =
             pipes().map_err(|error| format!("no pipe for `{}`: {error}", entry.config.command))?;
@@ -112,7 +113,7 @@ impl Child {
             grace: entry.config.grace.get(),
             warden: starting.0.take().ok_or("it was started twice")?,
             lines: Lines::new(entry.line_max()),
-            input,
+            input: Some(input),
             output,
             line_max: entry.config.line_max.get(),
             pid,
@@ -131,7 +132,7 @@ impl Child {
             memory_at: now,
             timer: Box::pin(sleep_until(until)),
         };
-        let why = match timeout_at(until, child.greet(entry, slot)).await {
+        let why = match timeout_at(until, child.greet(entry, slot, wanted)).await {
             Ok(Ok(hello)) => {
                 child.hello = hello;
                 child.current = None;
@@ -147,7 +148,7 @@ impl Child {
     }
 
     /// Says hello and waits for the answer.
-    async fn greet(&mut self, entry: &Entry, slot: u32) -> Result<Hello, String> {
+    async fn greet(&mut self, entry: &Entry, slot: u32, wanted: Option<&str>) -> Result<Hello, String> {
         let hello = OurHello {
             kind: "hello",
             protocol: PROTOCOL,
@@ -167,7 +168,7 @@ impl Child {
                 Ok(Some(line)) => {
                     let line = self.lines.get(line);
                     return match Said::read(line) {
-                        Ok(Said::Hello) => Hello::read(line, Some(type_of(&entry.name))),
+                        Ok(Said::Hello) => Hello::read(line, wanted),
                         _ => {
                             Err(format!("the first line that it printed is no `hello`: `{}`", excerpt(line)))
                         }
@@ -199,7 +200,8 @@ impl Child {
     /// It has closed its input.
     pub(crate) fn flush(&mut self) -> Result<(), Fault> {
         while self.written < self.out.len() {
-            match self.input.try_write(&self.out[self.written..]) {
+            let Some(input) = &self.input else { break };
+            match input.try_write(&self.out[self.written..]) {
                 Ok(n) => self.written += n,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -227,7 +229,7 @@ impl Child {
                 self.read();
                 Event::Moved
             }
-            _ = self.input.writable(), if writes => Event::Moved,
+            () = writable(self.input.as_ref()), if writes => Event::Moved,
             _ = self.warden.ended.changed() => {
                 self.read_now();
                 self.over = true;
@@ -297,6 +299,16 @@ impl Child {
         self.await_end(KILL_MAX).await
     }
 
+    /// Closes its input and waits for its end; `None` if it has not ended by then, and is killed.
+    pub(crate) async fn close(mut self, time: Duration) -> Option<Ended> {
+        self.input = None;
+        let ended = self.await_end(time).await;
+        if ended.is_none() {
+            self.kill().await;
+        }
+        ended
+    }
+
     /// Whether it has ended, as far as is known.
     pub(crate) fn has_ended(&self) -> bool {
         self.over || self.warden.ended.borrow().is_some()
@@ -324,6 +336,14 @@ impl Drop for Child {
         } else {
             self.warden.leave(self.grace);
         }
+    }
+}
+
+async fn writable(input: Option<&pipe::Sender>) {
+    match input {
+        // Whatever hinders it is seen when it is written.
+        Some(input) => drop(input.writable().await),
+        None => std::future::pending().await,
     }
 }
 

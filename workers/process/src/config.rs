@@ -62,7 +62,7 @@ pub struct Config {
 }
 
 fn start_timeout() -> Period {
-    Period::secs(30)
+    Period::secs(20)
 }
 
 fn ping_every() -> Period {

@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 
 mod breaker;
+pub mod check;
 mod child;
 mod config;
 mod fault;

@@ -127,7 +127,9 @@ pub(crate) enum Said<'a> {
     Recalled {
         from: u64,
     },
-    Pong,
+    Pong {
+        ping: u64,
+    },
     /// Of a kind that a later version may know.
     Unknown,
 }
@@ -241,7 +243,7 @@ impl<'a> Incoming<'a> {
             },
             "output" => Said::Output { job: job?, given: given.checked()? },
             "recalled" => Said::Recalled { from: self.from.ok_or_else(|| missing("from"))? },
-            "pong" => self.ping.map(|_| Said::Pong).ok_or_else(|| missing("ping"))?,
+            "pong" => Said::Pong { ping: self.ping.ok_or_else(|| missing("ping"))? },
             "hello" => Said::Hello,
             _ => Said::Unknown,
         })

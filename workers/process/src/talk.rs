@@ -211,7 +211,7 @@ impl Child {
                 match Said::read(line) {
                     Ok(Said::Log { level, message, .. }) => log(&level, &message, None),
                     Ok(Said::Recalled { .. }) => self.recalling = None,
-                    Ok(Said::Pong | Said::Progress { .. } | Said::Output { .. } | Said::Unknown) => {}
+                    Ok(Said::Pong { .. } | Said::Progress { .. } | Said::Output { .. } | Said::Unknown) => {}
                     Ok(_) => return Err(Fault::Garbage(format!("an answer to no job: `{}`", excerpt(line)))),
                     Err(why) => return Err(Fault::Garbage(format!("`{}`: {why}", excerpt(line)))),
                 }
@@ -288,7 +288,7 @@ fn hear(line: &[u8], number: u64, last: u64, job: &JobContext) -> Result<Heard, 
         }
         Said::Recalled { from } => Ok(Heard::GivenBack(from)),
         Said::Hello => Err(wrong("it has said hello before")),
-        Said::Pong | Said::Unknown => Ok(Heard::Nothing),
+        Said::Pong { .. } | Said::Unknown => Ok(Heard::Nothing),
     }
 }
 

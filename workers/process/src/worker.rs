@@ -10,7 +10,10 @@ use ganger_core::{Feed, JobContext, JobError, Output, SlotContext, Worker, Worke
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de::IgnoredAny};
 
-use crate::{breaker::Breaker, child::Child, config::Config, fault::Fault};
+use crate::{breaker::Breaker, child::Child, config::Config, fault::Fault, message::type_of};
+
+/// How long the making of a slot's worker may take: less than the manager allows.
+const START_MAX: Duration = Duration::from_secs(25);
 
 /// Has jobs done by a program that stays.
 #[derive(Debug)]
@@ -91,10 +94,15 @@ impl Worker for Process {
     /// # Errors
     /// Its programs fail, and the time for the next try has not come: readiness says so.
     async fn create(entry: &Arc<Entry>, cx: &SlotContext) -> Result<Self, WorkerError> {
-        match entry.breaker.refusal() {
-            None => Ok(Process { entry: Arc::clone(entry), slot: cx.slot, child: None, timeout: None }),
-            Some(why) => Err(WorkerError::new(why)),
+        if let Some(why) = entry.breaker.refusal() {
+            return Err(WorkerError::new(why));
         }
+        let mut made = Process { entry: Arc::clone(entry), slot: cx.slot, child: None, timeout: None };
+        // After failures a slot takes jobs only with a program that is up; one that needs longer is waited for later.
+        if entry.breaker.is_open() && entry.config.start_timeout.get() <= START_MAX {
+            made.make_ready().await?;
+        }
+        Ok(made)
     }
 
     async fn work(&mut self, _: Params, job: &JobContext) -> Result<Output, JobError> {
@@ -165,7 +173,8 @@ impl Process {
                 return Err(WorkerError::new(why));
             }
             tokio::time::sleep(self.entry.breaker.wait()).await;
-            match Child::start(&self.entry, self.slot).await {
+            let wanted = type_of(&self.entry.name);
+            match Child::start(&self.entry, self.slot, Some(wanted)).await {
                 Ok(child) => {
                     self.child = Some(child);
                     return Ok(());

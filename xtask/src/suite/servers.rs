@@ -25,6 +25,12 @@ const NEEDED: &[Needed] = &[
         what_for: "another language enqueues into the SQLite file",
     },
     Needed {
+        program: "node",
+        apt: "nodejs",
+        package: "nodejs",
+        what_for: "the JavaScript client is tried",
+    },
+    Needed {
         program: "redis-server",
         apt: "redis-server",
         package: "redis",
@@ -169,7 +175,7 @@ mod tests {
         /// A package manager that installs whatever it is asked for.
         fn with_manager(self, program: &str) -> Self {
             let folder = self.0.display().to_string();
-            let install = format!("for name in python3 redis-server nginx; do : > '{folder}'/$name; done");
+            let install = format!("for name in python3 node redis-server nginx; do : > '{folder}'/$name; done");
             self.with(program, &format!("case \"$*\" in *install*|*add*) {install};; esac"))
         }
 
@@ -225,8 +231,8 @@ mod tests {
                 "sudo -n true",
                 "sudo -n apk update -q",
                 "apk update -q",
-                "sudo -n apk add -q python3 redis nginx",
-                "apk add -q python3 redis nginx"
+                "sudo -n apk add -q python3 nodejs redis nginx",
+                "apk add -q python3 nodejs redis nginx"
             ]
         );
     }
@@ -237,12 +243,12 @@ mod tests {
             Fake::new("may-not").with("id", "echo 1000").with("sudo", "exit 1").with_manager("apt-get");
         let told = fake.provide();
         assert!(
-            told.contains("apt-get needs root: install python3 redis-server nginx-light by hand"),
+            told.contains("apt-get needs root: install python3 nodejs redis-server nginx-light by hand"),
             "{told}"
         );
         assert_eq!(fake.calls(), ["id -u", "sudo -n true"]);
         let told = Fake::new("no-manager").provide();
-        assert!(told.contains("no package manager") && told.contains("python3 redis nginx"), "{told}");
+        assert!(told.contains("no package manager") && told.contains("python3 nodejs redis nginx"), "{told}");
     }
 
     #[test]
