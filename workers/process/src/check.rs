@@ -209,10 +209,8 @@ impl<'a> Player<'a> {
             self.start().await.map_err(|why| format!("a new one does not start: {why}"))?;
         }
         let seen = self.act(part).await;
-        if seen.is_err() {
-            if let Some(mut child) = self.child.take() {
-                child.kill().await;
-            }
+        if let Some(mut child) = self.child.take_if(|_| seen.is_err()) {
+            child.kill().await;
         }
         seen
     }
