@@ -24,12 +24,7 @@ const NEEDED: &[Needed] = &[
         package: "python3",
         what_for: "another language enqueues into the SQLite file",
     },
-    Needed {
-        program: "node",
-        apt: "nodejs",
-        package: "nodejs",
-        what_for: "the JavaScript client is tried",
-    },
+    Needed { program: "node", apt: "nodejs", package: "nodejs", what_for: "the JavaScript client is tried" },
     Needed {
         program: "redis-server",
         apt: "redis-server",
@@ -175,7 +170,8 @@ mod tests {
         /// A package manager that installs whatever it is asked for.
         fn with_manager(self, program: &str) -> Self {
             let folder = self.0.display().to_string();
-            let install = format!("for name in python3 node redis-server nginx; do : > '{folder}'/$name; done");
+            let install =
+                format!("for name in python3 node redis-server nginx; do : > '{folder}'/$name; done");
             self.with(program, &format!("case \"$*\" in *install*|*add*) {install};; esac"))
         }
 
