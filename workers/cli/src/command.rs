@@ -68,7 +68,7 @@ impl<'a> Command<'a> {
                 JobError::dead("the command or an argument has a NUL byte, which no program can be given")
             })?;
         }
-        let (env, path) = environment::of(&common.base, &params.env, job)?;
+        let (env, path) = environment::of(&common.base, params, job)?;
         let cwd = params.cwd.as_ref().or(config.cwd.as_ref());
         let cwd = cwd
             .map(|cwd| CString::new(cwd.as_str()))

@@ -2,25 +2,28 @@
 
 use std::{ffi::OsString, time::Instant};
 
-use ganger_child::{Base, Env, Strings};
-use ganger_core::{FailureRecord, JobContext, JobError, Timestamp};
+use ganger_child::{Base, Strings};
+use ganger_core::{FailureRecord, JobContext, JobError, Period, Timestamp};
+
+use crate::params::Params;
 
 /// The longest value that a text of a failure record becomes, in bytes: exec(3) limits each to 128 KiB, and all
 /// of them together.
 const FAILED_TEXT_MAX: usize = 4 << 10;
 
 /// The environment of one run, with the PATH in which its program is looked up.
-pub(crate) fn of(base: &Base, env: &Env, job: &JobContext) -> Result<(Strings, OsString), JobError> {
-    let (mut strings, path) = base.with(env).map_err(JobError::dead)?;
-    tell_of_job(&mut strings, job)?;
+pub(crate) fn of(base: &Base, params: &Params, job: &JobContext) -> Result<(Strings, OsString), JobError> {
+    let (mut strings, path) = base.with(&params.env).map_err(JobError::dead)?;
+    tell_of_job(&mut strings, params, job)?;
     Ok((strings, path))
 }
 
-fn tell_of_job(strings: &mut Strings, job: &JobContext) -> Result<(), JobError> {
+fn tell_of_job(strings: &mut Strings, params: &Params, job: &JobContext) -> Result<(), JobError> {
     push(strings, b"GANGER_JOB_ID", job.id().to_string().as_bytes())?;
     push(strings, b"GANGER_ATTEMPT", job.attempt().to_string().as_bytes())?;
-    if let Some(deadline) = job.deadline() {
-        let left = deadline.saturating_duration_since(Instant::now());
+    let left = job.deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()));
+    let own = params.timeout.map(Period::get);
+    if let Some(left) = left.into_iter().chain(own).min() {
         push(strings, b"GANGER_DEADLINE", Timestamp::now().plus(left).to_string().as_bytes())?;
     }
     let headers = &job.job().rare().headers;
@@ -71,13 +74,14 @@ fn header_variable(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use ganger_child::Env;
     use ganger_core::Job;
 
     use super::*;
 
     fn all_of(job: Job) -> Vec<String> {
         let base = Base::new(std::iter::empty(), &[], &Env::default(), b"GANGER_RUN=mark");
-        let (strings, _) = of(&base, &Env::default(), &JobContext::detached(job)).unwrap();
+        let (strings, _) = of(&base, &Params::default(), &JobContext::detached(job)).unwrap();
         let mut all: Vec<_> = strings.iter().map(|text| String::from_utf8_lossy(text).into_owned()).collect();
         all.sort();
         all

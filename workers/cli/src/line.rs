@@ -160,6 +160,9 @@ impl<'a> Line<'a> {
             refuse_unknown(config, template, params)?;
             refuse_loader(config, template, params)?;
         }
+        if params.timeout.is_some_and(|longest| longest.get().is_zero()) {
+            return Err(OptionsError::of("timeout", "it must be more than nothing"));
+        }
         if let Some(script) = &params.script {
             return Line::of_script(config, params, script);
         }
@@ -229,9 +232,6 @@ fn refuse_unknown(config: &Config, template: Option<&Template>, params: &Params)
     let mut unknown = params.unknown.iter().map(|(name, _)| name);
     match unknown.find(|name| !template.is_some_and(|template| template.names(name))) {
         None => Ok(()),
-        Some(name) if name.eq_ignore_ascii_case("timeout") => Err(OptionsError::whole(
-            "`timeout` is no param of a command: it is a field of the job itself, beside `params`",
-        )),
         Some(name) => Err(OptionsError::whole(format!(
             "`{}` is no param of a command; there are `{}`",
             shortened(name),

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use ganger_child::{Env, Text};
+use ganger_core::Period;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de};
 use serde_json::value::RawValue;
@@ -29,6 +30,8 @@ pub struct Params {
     pub env: Env,
     /// The directory in which it runs.
     pub cwd: Option<String>,
+    /// The longest that it may run, where the job's own field `timeout` does not say less.
+    pub timeout: Option<Period>,
     /// Which permissions files that it makes do not get, in octal.
     pub umask: Option<Umask>,
     /// What are no params of its own; an entry may name some in its arguments.
@@ -37,7 +40,8 @@ pub struct Params {
 }
 
 /// The names that params have.
-pub(crate) const NAMES: [&str; 7] = ["command", "script", "params", "stdin", "env", "cwd", "umask"];
+pub(crate) const NAMES: [&str; 8] =
+    ["command", "script", "params", "stdin", "env", "cwd", "timeout", "umask"];
 
 impl<'de> Deserialize<'de> for Params {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -76,6 +80,7 @@ impl<'de> de::Visitor<'de> for Fields {
                 "stdin" => params.stdin = map.next_value()?,
                 "env" => params.env = map.next_value::<Option<_>>()?.unwrap_or_default(),
                 "cwd" => params.cwd = map.next_value()?,
+                "timeout" => params.timeout = map.next_value()?,
                 _ => params.umask = map.next_value()?,
             }
         }

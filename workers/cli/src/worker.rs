@@ -4,10 +4,13 @@ use std::{fs::File, sync::Arc, time::Duration};
 
 use ganger_child::{Ask, Base, Confinement, Group, Killer, Watch, check_name, listen_to_children};
 use ganger_core::{
-    HANDLER_PREFIX, JobContext, JobError, OptionsError, Output, SlotContext, StopReason, Worker,
+    HANDLER_PREFIX, JobContext, JobError, OptionsError, Output, Period, SlotContext, StopReason, Worker,
     WorkerContext, WorkerError,
 };
-use tokio::{sync::oneshot, time::timeout};
+use tokio::{
+    sync::oneshot,
+    time::{sleep, timeout},
+};
 
 use crate::{
     command::{self, Common},
@@ -114,6 +117,7 @@ impl Worker for Cli {
     /// slot's thread, which nobody waits for, then lets the system forget it.
     async fn work(&mut self, params: Params, job: &JobContext) -> Result<Output, JobError> {
         let grace = self.entry.common.config.grace.get();
+        let longest = params.timeout.map(Period::get);
         let slot = self.slot()?;
         let group = Arc::clone(&slot.group);
         let (reply, mut ended) = oneshot::channel();
@@ -126,6 +130,7 @@ impl Worker for Cli {
             biased;
             ended = &mut ended => return finish(ended),
             reason = job.stopped_within(grace.saturating_add(REAP_MAX)) => reason,
+            () = sleep(longest.unwrap_or_default()), if longest.is_some() => StopReason::Timeout,
         };
         let result = stop(&group, grace, reason, &mut ended).await;
         drop(guard);

@@ -161,6 +161,22 @@ async fn f20_a_daemon_that_left_the_group_does_not_survive_a_stop() {
 }
 
 #[tokio::test]
+async fn a_timeout_among_the_params_stops_the_command_too() {
+    let rig = Rig::new().await;
+    let mut slot = rig.slot().await;
+    let mut params = sh(&format!("echo $GANGER_DEADLINE; sleep {LONG}"));
+    params["timeout"] = json!("100ms");
+    let (result, printed) = rig::run(&mut slot, &job(params)).await;
+    assert_eq!(
+        message(&result),
+        "the command took longer than its timeout; told to stop, it ended: killed by SIGTERM"
+    );
+    assert!(printed.trim().parse::<ganger_core::Timestamp>().is_ok(), "{printed}");
+    let in_time = json!({"command": "echo", "params": ["x"], "timeout": "1m"});
+    assert_eq!(rig::run(&mut slot, &job(in_time)).await.1, "x\n");
+}
+
+#[tokio::test]
 async fn a_slot_goes_on_after_a_stop() {
     let rig = Rig::new().await;
     let mut slot = rig.slot().await;
