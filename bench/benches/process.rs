@@ -1,4 +1,4 @@
-//! `cargo bench -p ganger-bench --bench cli`: the same as `ganger bench cli`.
+//! `cargo bench -p ganger-bench --bench process`: the same as `ganger bench process`.
 fn main() -> std::process::ExitCode {
     ganger_bench::main("process")
 }

@@ -209,7 +209,7 @@ mod tests {
             [
                 "id -u",
                 "apt-get update -qq",
-                "apt-get install -y -qq --no-install-recommends redis-server nginx-light"
+                "apt-get install -y -qq --no-install-recommends nodejs redis-server nginx-light"
             ]
         );
     }
