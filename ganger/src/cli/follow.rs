@@ -257,10 +257,10 @@ impl Story<'_> {
             ("running", Some(attempt)) => self.note(&format!("run {attempt} of job {}", self.id)),
             ("running", None) => Ok(()),
             (_, _) if first => self.note(&format!("job {} is {state}: waiting until it runs", self.id)),
-            ("scheduled" | "ready", _) => {
-                let error = one_line(event.text("error"));
-                self.note(&format!("the run failed, it is tried again: {error}"))
-            }
+            ("scheduled" | "ready", _) => match one_line(event.text("error")).as_str() {
+                "" => self.note("the run was handed back: the job runs again"),
+                error => self.note(&format!("the run failed, it is tried again: {error}")),
+            },
             _ => Ok(()),
         }
     }
