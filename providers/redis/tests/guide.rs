@@ -60,6 +60,64 @@ fn the_quick_start_pushes_a_job() {
     });
 }
 
+/// A client library's place in the page's examples: it pushes on the test's server, by the call that the page shows.
+/// The real ones are tried by hand.
+const PYTHON_CLIENT: &str = r#"
+import os, socket
+
+class Redis:
+    def rpush(self, *words):
+        words = [b"RPUSH"] + [word.encode() for word in words]
+        server = socket.create_connection(("127.0.0.1", int(os.environ["PORT"])))
+        server.sendall(b"*3\r\n" + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in words))
+        assert server.recv(16).startswith(b":")
+"#;
+
+const NODE_CLIENT: &str = r#"
+import net from "node:net";
+
+export const createClient = () => ({
+  async connect() { return this; },
+  rPush(...words) {
+    const command = ["RPUSH", ...words].map((word) => `$${Buffer.byteLength(word)}\r\n${word}\r\n`).join("");
+    return new Promise((pushed) => {
+      const server = net.connect(Number(process.env.PORT), "127.0.0.1");
+      server.end(`*3\r\n${command}`);
+      server.resume().on("end", pushed);
+    });
+  },
+  async close() {},
+});
+"#;
+
+#[test]
+fn the_examples_of_other_languages_push_a_job() {
+    for (language, program, example, library, client) in [
+        ("python", "python3", "example.py", "redis.py", PYTHON_CLIENT),
+        ("js", "node", "example.mjs", "node_modules/redis/index.mjs", NODE_CLIENT),
+    ] {
+        ganger_conformance::run(async {
+            let redis = durable();
+            let folder = tempfile::tempdir().unwrap();
+            let library = folder.path().join(library);
+            std::fs::create_dir_all(library.parent().unwrap()).unwrap();
+            std::fs::write(&library, client).unwrap();
+            if language == "js" {
+                std::fs::write(library.with_file_name("package.json"), r#"{"main": "index.mjs"}"#).unwrap();
+            }
+            std::fs::write(folder.path().join(example), blocks(language).remove(0)).unwrap();
+            let mut run = Command::new(program);
+            run.arg(example).current_dir(folder.path()).env("PORT", redis.port().to_string());
+            let status = run.status().unwrap_or_else(|error| panic!("{program}: {error}: install it"));
+            assert!(status.success(), "{language}");
+            let jobs = leased(&redis, "job_list").await;
+            assert_eq!((jobs.len(), jobs[0].kind.as_str(), jobs[0].retries), (1, "cli", Some(3)));
+            let params: serde_json::Value = serde_json::from_str(jobs[0].params_text()).unwrap();
+            assert_eq!(params, serde_json::json!({"command": "echo", "params": ["hello"]}));
+        });
+    }
+}
+
 #[test]
 fn several_lists_are_read_in_their_order_or_by_weights() {
     ganger_conformance::run(async {

@@ -22,7 +22,7 @@ const NEEDED: &[Needed] = &[
         program: "python3",
         apt: "python3",
         package: "python3",
-        what_for: "another language enqueues into the SQLite file",
+        what_for: "other languages enqueue, and do jobs",
     },
     Needed { program: "node", apt: "nodejs", package: "nodejs", what_for: "the JavaScript client is tried" },
     Needed {
