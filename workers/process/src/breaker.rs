@@ -3,12 +3,15 @@
 use std::{
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use ganger_core::{Backoff, JobId};
+
+/// So many jobs are handed over one at a time after a failure with several: more than all slots of most entries had.
+const ALONE: u32 = 1024;
 
 /// Counts the deaths of an entry's programs since the last job that one of them finished.
 #[derive(Debug)]
@@ -16,6 +19,8 @@ pub(crate) struct Breaker {
     state: Mutex<State>,
     /// There are deaths to forget: read at each job's end.
     troubled: AtomicBool,
+    /// So many jobs are yet handed over one at a time.
+    alone: AtomicU32,
     backoff: Backoff,
     deaths_max: u32,
     /// What the waits' jitter is drawn from.
@@ -36,6 +41,7 @@ impl Breaker {
         Breaker {
             state: Mutex::default(),
             troubled: AtomicBool::new(false),
+            alone: AtomicU32::new(0),
             backoff,
             deaths_max: deaths_max.max(1),
             seed: JobId::new(),
@@ -65,8 +71,23 @@ impl Breaker {
         self.troubled.store(true, Ordering::Release);
     }
 
+    /// One failed with several jobs in its hands, any of which may be to blame: the next ones are handed over one at a
+    /// time, so that the one that is fails alone.
+    pub(crate) fn part(&self) {
+        self.alone.store(ALONE, Ordering::Relaxed);
+    }
+
+    /// Whether jobs are handed over one at a time.
+    pub(crate) fn is_parting(&self) -> bool {
+        self.alone.load(Ordering::Relaxed) > 0
+    }
+
     /// One has finished a job.
     pub(crate) fn finished(&self) {
+        if self.is_parting() {
+            // Two at once may count as one.
+            self.alone.store(self.alone.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
+        }
         if self.troubled.load(Ordering::Acquire) {
             let mut state = self.state();
             self.troubled.store(false, Ordering::Release);

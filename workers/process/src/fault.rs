@@ -40,8 +40,16 @@ impl Fault {
         }
     }
 
-    /// The error of the job that was under way. That it was killed from outside proves nothing against the job.
-    pub(crate) fn error(&self) -> JobError {
+    /// The error of the job that was under way, where `ahead` others were handed over. That the program was killed from
+    /// outside proves nothing against the job; nor does its death where it may have been at one of the others, since
+    /// answers may be gathered.
+    pub(crate) fn error(&self, ahead: usize) -> JobError {
+        if self.counts() && ahead > 0 {
+            return JobError::lost(format!(
+                "the program failed in this job or in one of {ahead} that it was handed with it: {}",
+                self.words()
+            ));
+        }
         let words = match self {
             Fault::Unheeding(_) => format!("the program: {}", self.words()),
             _ => format!("the program failed in this job: {}", self.words()),

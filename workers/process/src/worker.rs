@@ -117,7 +117,7 @@ impl Worker for Process {
     async fn batch(&mut self, feed: &mut dyn Feed) -> Result<(), WorkerError> {
         self.make_ready().await?;
         let Some(child) = &mut self.child else { return Ok(()) };
-        child.more = true;
+        child.more = !self.entry.breaker.is_parting();
         loop {
             let Some(job) = feed.next() else {
                 // The slot was given up in the middle: what was taken ahead is stopped with the program.
@@ -138,10 +138,12 @@ impl Worker for Process {
                 }
                 Err(fault) => {
                     self.replace(&fault, Some(&job)).await;
-                    if let Some(child) = self.child.take() {
-                        feed.give_back(child.ahead.len());
+                    let ahead = self.child.take().map_or(0, |child| child.ahead.len());
+                    if ahead > 0 && fault.counts() {
+                        self.entry.breaker.part();
                     }
-                    feed.done(Err(fault.error()));
+                    feed.give_back(ahead);
+                    feed.done(Err(fault.error(ahead)));
                     return Ok(());
                 }
             }

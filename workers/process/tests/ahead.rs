@@ -3,7 +3,7 @@
 
 mod rig;
 
-use ganger_core::StopReason;
+use ganger_core::{Advice, StopReason};
 use rig::{Belt, eventually, job, lives, pid_of, run, slot};
 use serde_json::json;
 
@@ -52,6 +52,30 @@ async fn when_the_program_dies_one_fails_and_the_others_come_back() {
     run(&mut worker, &mut belt).await.unwrap();
     assert_eq!(belt.errors().iter().filter(|error| !error.is_empty()).count(), 1);
     assert_eq!(belt.ends.len(), 4);
+}
+
+/// Answers may be gathered, so that the job under way is not known where the program dies with several in its hands.
+#[tokio::test]
+async fn a_job_that_kills_its_program_fails_alone_and_takes_no_neighbour_along() {
+    let folder = tempfile::tempdir().unwrap();
+    let gathers = folder.path().join("gathers");
+    std::fs::write(&gathers, "").unwrap();
+    let mut worker = slot(&json!({"pipeline": 16, "gathers": gathers}), &json!({})).await;
+    let poison = job(&json!({"do": "die"}));
+    let mut belt = Belt::of([job(&json!({})), job(&json!({})), poison.clone(), job(&json!({}))]);
+    // The first is lost, which proves nothing against it, and would come again.
+    run(&mut worker, &mut belt).await.unwrap();
+    assert_eq!((belt.ends.len(), belt.given_back), (1, 3));
+    assert_eq!(belt.ends[0].1.as_ref().unwrap_err().advice(), Advice::Lost);
+    belt.most_ahead = 0;
+    while !belt.waiting.is_empty() {
+        run(&mut worker, &mut belt).await.unwrap();
+    }
+    assert_eq!(belt.most_ahead, 0, "one at a time");
+    let failed: Vec<_> = belt.ends[1..].iter().filter(|(_, end)| end.is_err()).collect();
+    assert_eq!(failed.len(), 1);
+    assert_eq!(failed[0].0.lease(), poison.lease());
+    assert_eq!(failed[0].1.as_ref().unwrap_err().advice(), Advice::Retry);
 }
 
 #[tokio::test]

@@ -30,6 +30,11 @@ if options.get("start") == "die_while" and os.path.exists(options["flag"]):
 say(kind="hello", protocol=options.get("protocol", 1), can=options.get("can", ["cancel", "ping", "recall"]),
     pipeline=options.get("pipeline", 1), **({"types": options["types"]} if "types" in options else {}))
 
+def gathers():
+    """Whether answers are kept back: while a file is there."""
+    return os.path.exists(options.get("gathers", ""))
+
+
 queue, room = [], threading.Condition()
 cancelled, deaf = set(), threading.Event()
 
@@ -41,7 +46,7 @@ def listen():
         with room:
             if kind == "job":
                 queue.append(message)
-            elif kind == "recall" and not deaf.is_set():
+            elif kind == "recall" and not deaf.is_set() and not gathers():
                 rest = [job["job"] for job in queue]
                 queue.clear()
                 say(kind="recalled", **{"from": min(rest) if rest else 1 << 40})
@@ -76,6 +81,8 @@ while True:
     do = params.get("do", "done")
     note("begin %s" % job["id"])
     if do == "die":
+        if gathers():
+            os.unlink(options["gathers"])
         sys.stderr.write("about to die\n")
         sys.stderr.flush()
         os._exit(7)
@@ -136,4 +143,5 @@ while True:
     elif do == "env":
         say(kind="done", job=number, output=dict(os.environ))
         continue
-    say(kind="done", job=number)
+    if not gathers():
+        say(kind="done", job=number)
