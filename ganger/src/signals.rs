@@ -18,8 +18,9 @@ pub enum Signal {
     Hangup,
 }
 
-/// The signals that end ganger. From the moment it is made, they no longer kill the process. A SIGHUP that the
-/// process was started to ignore, as by `nohup`, stays ignored.
+/// The signals that end ganger. From the moment it is made, they no longer kill the process, and neither does SIGXFSZ:
+/// a file that may not grow is an error of the one that writes it. A SIGHUP that the process was started to ignore,
+/// as by `nohup`, stays ignored.
 #[derive(Debug)]
 pub struct Signals {
     terminate: tokio::signal::unix::Signal,
@@ -36,6 +37,8 @@ impl Signals {
         let listen = |kind| {
             signal(kind).map_err(|error| Error::System { what: "listening for signals".to_owned(), error })
         };
+        // Caught rather than ignored, so that commands have it at its default. It stays so.
+        drop(listen(SignalKind::from_raw(libc::SIGXFSZ))?);
         Ok(Signals {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,

@@ -38,6 +38,36 @@ fn a_request_waits_and_its_status_tells_the_jobs_fate() {
 }
 
 #[test]
+fn a_file_that_may_not_grow_refuses_jobs_and_ends_nothing() {
+    let place = Place::new();
+    let port = free_port();
+    place.write(
+        "small.toml",
+        format!(
+            "stats_port = \"off\"\n[[providers]]\ndisk = {{ db_name = \"jobs.db\" }}\n\
+             [[providers]]\nhttp = {{ listen_on = \"127.0.0.1:{port}\", {ACCEPT} }}\n[[workers]]\ncli = {{}}\n"
+        ),
+    );
+    let mut limited = place.command("sh");
+    limited.args(["-c", "ulimit -f 2048; exec \"$0\" run -c small.toml"]).arg(ganger_e2e::ganger());
+    let running = place.launch(&mut limited);
+    eventually("an open port", || get(port, "/nowhere"));
+    let large = format!(
+        r#"{{"type":"cli","delay":"1h","params":{{"command":"true","stdin":"{}"}}}}"#,
+        "x".repeat(100_000)
+    );
+    let refused = (0..100).find_map(|_| {
+        let answer = post(port, "/job/add?wait=false", &large).expect("it lives and answers");
+        (answer.status >= 300).then_some(answer)
+    });
+    let refused = refused.expect("the file may not hold them all");
+    assert_eq!(refused.status, 503, "{}", refused.text());
+    assert!(get(port, "/nowhere").is_some());
+    running.terminate();
+    running.finish().ok();
+}
+
+#[test]
 fn a_store_out_of_reach_at_the_start_is_told_and_comes_back_by_itself() {
     let place = Place::new();
     let (port, stats) = (free_port(), free_port());

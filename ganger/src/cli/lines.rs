@@ -10,6 +10,9 @@ pub(crate) const BATCH_MAX: usize = 500;
 /// How many bytes are stored at once.
 const BATCH_BYTES_MAX: usize = 4 << 20;
 
+/// What some editors begin a file of UTF-8 with.
+const BOM: &[u8] = "\u{feff}".as_bytes();
+
 /// A job, or what is wrong with it, and its line.
 pub(crate) struct Line {
     pub(crate) number: u64,
@@ -52,7 +55,10 @@ impl<R: BufRead> Reader<R> {
             text.clear();
             let Some(size) = self.line(&mut text)? else { break };
             self.number += 1;
-            let trimmed = text.trim_ascii();
+            let trimmed = match text.strip_prefix(BOM) {
+                Some(rest) if self.number == 1 => rest.trim_ascii(),
+                _ => text.trim_ascii(),
+            };
             if trimmed.is_empty() {
                 continue;
             }
@@ -135,6 +141,12 @@ mod tests {
             told,
             [(1, Some("a".into())), (4, Some("b".into())), (5, None), (6, None), (7, Some("c".into()))]
         );
+    }
+
+    #[test]
+    fn a_byte_order_mark_before_the_first_line_is_no_part_of_it() {
+        let lines = read("\u{feff}{\"type\":\"a\"}\n\u{feff}{\"type\":\"b\"}".as_bytes());
+        assert_eq!(lines.iter().map(|line| line.job.is_ok()).collect::<Vec<_>>(), [true, false]);
     }
 
     #[test]
