@@ -169,6 +169,29 @@ fn each_kind_of_bad_argument_is_refused_before_a_store_is_made() {
 }
 
 #[test]
+fn each_line_becomes_a_job() {
+    let place = Place::new();
+    std::fs::create_dir(place.path().join("small")).unwrap();
+    let names = ["a b.txt", "it's $(x).txt", "-n.txt"];
+    names.iter().for_each(|name| std::fs::write(place.path().join(name), name).unwrap());
+    let each = ["enqueue", "--each", "--retries", "0", "cli", "--", "cp", "./{}", "small/{}"];
+    let told = place.fed(&each, (names.join("\n") + "\n\n").as_bytes());
+    assert_eq!((told.code, told.out.as_str()), (0, "3 jobs stored\n"), "{}", told.err);
+    let told = place.run(&["run", "--once"]);
+    assert_eq!(told.code, 0, "{}{}", told.out, told.err);
+    for name in names {
+        assert_eq!(std::fs::read_to_string(place.path().join("small").join(name)).unwrap(), name);
+    }
+    let told =
+        place.fed(&["enqueue", "--each", "-0", "--json", "cli", "--", "rm"], b"small/a b.txt\0-rf\0\xff\0");
+    assert_eq!((told.code, told.out.lines().count()), (4, 3), "{}", told.err);
+    assert!(told.out.contains("may take for an option") && told.out.contains("no UTF-8"), "{}", told.out);
+    let refused = place.fed(&["enqueue", "--each", "cli", r#"{"command":"true"}"#], b"x\n");
+    assert_eq!(refused.code, 2, "{}", refused.out);
+    assert_eq!(place.fed(&["enqueue", "--each"], b"x\n").code, 2);
+}
+
+#[test]
 fn reading_commands_make_no_store() {
     let place = Place::new();
     for args in [

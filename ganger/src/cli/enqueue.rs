@@ -18,8 +18,9 @@ use crate::{Config, Ports, plan_of};
 use super::{
     Context,
     crew::note_nobody,
+    each::Template,
     failure::{Exit, Failure},
-    lines::{Line, admit, batches},
+    lines::{Form, Line, admit, batches},
     out::Out,
     store::{Access, Store},
     table::counted,
@@ -32,6 +33,7 @@ Examples:
   ganger enqueue cli --in 10m --name backup -- ./backup.sh
   ganger enqueue cli --wait -- date
   ganger enqueue < jobs.jsonl
+  ls *.png | ganger enqueue --each cli -- convert ./{} -resize 50% small/{}
 
 On standard input, one job a line, as {\"type\": \"cli\", \"params\": {\"command\": \"true\"}}.
 They are stored in batches; a refused line is told with its number and disturbs no other.";
@@ -78,6 +80,13 @@ pub(crate) struct Args {
     /// Wait until it has ended, print what it printed, and exit by its fate
     #[arg(long, requires = "kind")]
     wait: bool,
+    /// A job for each line of standard input, which stands for `{}` in the command (else at its end) or in the
+    /// params' texts
+    #[arg(long, requires = "kind", conflicts_with_all = ["id", "wait"])]
+    each: bool,
+    /// With `--each`, lines end with a NUL byte, as `find -print0` prints them
+    #[arg(short = '0', long, requires = "each")]
+    null: bool,
     /// One JSON object a line
     #[arg(long)]
     json: bool,
@@ -89,8 +98,17 @@ const KEEP: Period = Period::secs(3600);
 pub(crate) async fn run(cx: &Context, args: Args, out: &mut Out) -> Result<Exit, Failure> {
     let config = cx.config()?;
     let catalog = plan_of(&config, &cx.registry, Ports::Closed).catalog();
-    let Some(kind) = args.kind.clone() else { return many(&config, catalog, &args, out).await };
+    let Some(kind) = args.kind.clone() else {
+        return many(&config, Form::json(), catalog, &args, out).await;
+    };
     let job = job_of(&config, &kind, &args)?;
+    if args.each {
+        note_unknown(&config, &job.kind);
+        let template = Template::new(job, !args.command.is_empty())?;
+        let end = if args.null { 0 } else { b'\n' };
+        let form = Form { end, read: Box::new(move |line| template.job(line)) };
+        return many(&config, form, catalog, &args, out).await;
+    }
     let job = admit(job, &catalog).map_err(|why| {
         let failure = Failure::new(Exit::Refused, why);
         match config.workers.iter().find(|worker| worker.name == canonical_kind(&kind)) {
@@ -374,15 +392,22 @@ pub(crate) async fn put_lines(
     Ok(())
 }
 
-async fn many(config: &Config, catalog: Catalog, args: &Args, out: &mut Out) -> Result<Exit, Failure> {
-    if io::stdin().is_terminal() {
+async fn many(
+    config: &Config,
+    form: Form,
+    catalog: Catalog,
+    args: &Args,
+    out: &mut Out,
+) -> Result<Exit, Failure> {
+    // Lines for a template may be typed in.
+    if io::stdin().is_terminal() && !args.each {
         return Err(Failure::usage("which job?").help(
             "name a type, as in `ganger enqueue cli -- echo hello`, or send jobs as JSON lines: `ganger enqueue < jobs.jsonl`",
         ));
     }
     let store = Store::open(config, args.to.as_deref(), Access::Create).await?;
     let sink = store.sink()?;
-    let mut batches = batches(io::BufReader::with_capacity(256 << 10, io::stdin()), catalog);
+    let mut batches = batches(io::BufReader::with_capacity(256 << 10, io::stdin()), form, catalog);
     let mut tally = Tally::default();
     while let Some(batch) = batches.recv().await {
         let lines = batch

@@ -1,4 +1,4 @@
-//! Jobs as JSON lines, read in batches: bounded in lines and in bytes, whatever comes.
+//! Jobs, one a line, read in batches: bounded in lines and in bytes, whatever comes.
 
 use std::io::{self, BufRead};
 
@@ -19,14 +19,32 @@ pub(crate) struct Line {
     pub(crate) job: Result<Job, String>,
 }
 
+/// Makes a job of a line, or says why not.
+type Read = dyn Fn(&[u8]) -> Result<Job, String> + Send;
+
+/// How a line becomes a job.
+pub(crate) struct Form {
+    /// What a line ends with.
+    pub(crate) end: u8,
+    pub(crate) read: Box<Read>,
+}
+
+impl Form {
+    /// JSON, a job a line.
+    pub(crate) fn json() -> Form {
+        Form { end: b'\n', read: Box::new(parse) }
+    }
+}
+
 /// Reads batches of lines from `input` on a thread of its own; the channel holds two of them.
 pub(crate) fn batches(
     input: impl BufRead + Send + 'static,
+    form: Form,
     catalog: Catalog,
 ) -> tokio::sync::mpsc::Receiver<io::Result<Vec<Line>>> {
     let (sender, receiver) = tokio::sync::mpsc::channel(2);
     std::thread::spawn(move || {
-        let mut reader = Reader { input, number: 0, catalog };
+        let mut reader = Reader { input, form, number: 0, catalog };
         loop {
             let batch = reader.batch();
             let is_end = !matches!(&batch, Ok(lines) if !lines.is_empty());
@@ -43,6 +61,7 @@ pub(crate) fn batches(
 
 struct Reader<R> {
     input: R,
+    form: Form,
     number: u64,
     catalog: Catalog,
 }
@@ -55,18 +74,18 @@ impl<R: BufRead> Reader<R> {
             text.clear();
             let Some(size) = self.line(&mut text)? else { break };
             self.number += 1;
-            let trimmed = match text.strip_prefix(BOM) {
-                Some(rest) if self.number == 1 => rest.trim_ascii(),
-                _ => text.trim_ascii(),
+            let line = match text.strip_prefix(BOM) {
+                Some(rest) if self.number == 1 => rest,
+                _ => &text[..],
             };
-            if trimmed.is_empty() {
+            if line.trim_ascii().is_empty() {
                 continue;
             }
-            bytes += trimmed.len();
+            bytes += line.len();
             let job = if size > JOB_BYTES_MAX {
                 Err(format!("{size} bytes, more than the {JOB_BYTES_MAX} that a job may have"))
             } else {
-                parse(trimmed).and_then(|job| admit(job, &self.catalog))
+                (self.form.read)(line).and_then(|job| admit(job, &self.catalog))
             };
             lines.push(Line { number: self.number, job });
         }
@@ -85,7 +104,7 @@ impl<R: BufRead> Reader<R> {
             if buffer.is_empty() {
                 return Ok((size > 0).then_some(size));
             }
-            let end = buffer.iter().position(|byte| *byte == b'\n');
+            let end = buffer.iter().position(|byte| *byte == self.form.end);
             let part = &buffer[..end.unwrap_or(buffer.len())];
             kept.extend_from_slice(&part[..part.len().min((JOB_BYTES_MAX + 1).saturating_sub(kept.len()))]);
             size += part.len();
@@ -125,9 +144,8 @@ mod tests {
     use super::*;
 
     fn read(text: &[u8]) -> Vec<Line> {
-        Reader { input: io::BufReader::with_capacity(16, text), number: 0, catalog: Catalog::default() }
-            .batch()
-            .unwrap()
+        let input = io::BufReader::with_capacity(16, text);
+        Reader { input, form: Form::json(), number: 0, catalog: Catalog::default() }.batch().unwrap()
     }
 
     #[test]
@@ -153,7 +171,8 @@ mod tests {
     fn a_line_of_64_mib_is_refused_and_not_kept() {
         let mut text = vec![b'x'; 64 << 20];
         text.extend_from_slice(b"\n{\"type\":\"a\"}\n");
-        let mut reader = Reader { input: &text[..], number: 0, catalog: Catalog::default() };
+        let mut reader =
+            Reader { input: &text[..], form: Form::json(), number: 0, catalog: Catalog::default() };
         let mut kept = Vec::new();
         assert_eq!(reader.line(&mut kept).unwrap(), Some(64 << 20));
         assert_eq!(kept.len(), JOB_BYTES_MAX + 1);

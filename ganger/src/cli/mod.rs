@@ -5,6 +5,7 @@ mod check;
 mod completions;
 mod crew;
 mod dead;
+mod each;
 mod enqueue;
 mod failure;
 mod follow;

@@ -32,7 +32,7 @@ use super::{
     Context,
     enqueue::{Tally, put_lines},
     failure::{Exit, Failure},
-    lines::batches,
+    lines::{Form, batches},
     out::{Out, one_line},
     store::{Store, find},
 };
@@ -135,7 +135,7 @@ async fn load(
         })?)
     };
     let sink = store.sink()?;
-    let mut batches = batches(BufReader::with_capacity(256 << 10, input), catalog);
+    let mut batches = batches(BufReader::with_capacity(256 << 10, input), Form::json(), catalog);
     let (mut tally, mut known) = (Tally::default(), HashSet::new());
     while let Some(batch) = batches.recv().await {
         let lines =
