@@ -172,6 +172,7 @@ pub async fn all_that_a_filter_sets_must_hold_for_orders_too(store: impl Store) 
         note: None,
         error: Some("the 7th disk is full".into()),
         output: String::new(),
+        stderr: String::new(),
         manager: "conformance".into(),
         usage: None,
     });

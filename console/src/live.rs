@@ -10,7 +10,8 @@ use axum::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use futures_util::stream;
 use ganger_core::{
-    BoxFuture, Ended, Follower, Found, JobId, JobView, Live, Output, PIECE_MAX, Sink, State, Timestamp,
+    BoxFuture, Ended, Follower, Found, JobId, JobView, Live, Output, PIECE_MAX, Sink, State, Stream,
+    Timestamp,
 };
 use serde_json::{Value, json};
 use tokio::{sync::OwnedSemaphorePermit, time::sleep};
@@ -73,12 +74,12 @@ struct Listener {
     over: bool,
     /// The state that was told last.
     state: State,
-    /// The last run known of has printed something that was told.
-    printed: bool,
-    /// The beginning of a character whose rest has not come.
-    carry: Vec<u8>,
-    /// The run that is told of, and how much of its output has come; `None` for what is stored.
-    place: Option<(u32, u64)>,
+    /// Of each stream: the last run known of has printed something that was told.
+    printed: [bool; 2],
+    /// Of each stream: the beginning of a character whose rest has not come.
+    carry: [Vec<u8>; 2],
+    /// Of each stream: the run that is told of, and how much of it has come; `None` for what is stored.
+    place: [Option<(u32, u64)>; 2],
 }
 
 impl Listener {
@@ -101,9 +102,9 @@ impl Listener {
             frames: VecDeque::new(),
             over: false,
             state: State::Ready,
-            printed: false,
-            carry: Vec::new(),
-            place: None,
+            printed: [false; 2],
+            carry: Default::default(),
+            place: [None; 2],
         };
         match view {
             Some(view) if view.state.is_end() => listener.tell_end(Some(&view), None),
@@ -161,25 +162,29 @@ impl Listener {
 
     fn tell(&mut self, live: Live) {
         match live {
-            Live::Output { attempt, start, bytes } => {
-                if self.place != Some((attempt, start)) {
-                    self.flush();
+            Live::Output { attempt, stream, start, bytes } => {
+                if self.place[stream as usize] != Some((attempt, start)) {
+                    self.flush(stream);
                 }
-                self.printed = true;
-                self.place = Some((attempt, start + bytes.len() as u64));
-                self.tell_output(&bytes);
+                self.printed[stream as usize] = true;
+                self.place[stream as usize] = Some((attempt, start + bytes.len() as u64));
+                self.tell_output(stream, &bytes);
             }
             Live::Progress { percent, message } => {
                 self.event("progress", None, &json!({ "percent": percent, "message": message }));
             }
-            Live::Missed { bytes, states } => {
-                self.flush();
-                self.printed |= bytes > 0;
-                self.event("missed", None, &json!({ "bytes": bytes, "states": states }));
+            Live::Missed { stream, bytes } => {
+                self.printed[stream as usize] = true;
+                self.tell_missed(stream, bytes);
+            }
+            Live::Skipped(states) => {
+                self.event("missed", None, &json!({ "bytes": 0, "states": states }));
             }
             Live::State { at, state, attempt, error } => {
-                self.flush();
-                self.printed &= attempt.is_none();
+                self.flush_all();
+                if attempt.is_some() {
+                    self.printed = [false; 2];
+                }
                 self.tell_state(at, state, attempt, error.as_deref());
                 if state.is_end() && self.ended.is_none() {
                     let end = json!({ "state": state, "error": error });
@@ -204,33 +209,44 @@ impl Listener {
     }
 
     /// As text what is text; a character that is cut waits for its rest.
-    fn tell_output(&mut self, bytes: &[u8]) {
-        let mut bytes = [&std::mem::take(&mut self.carry)[..], bytes].concat();
+    fn tell_output(&mut self, stream: Stream, bytes: &[u8]) {
+        let carry = &mut self.carry[stream as usize];
+        let mut bytes = [&std::mem::take(carry)[..], bytes].concat();
         if let Err(error) = std::str::from_utf8(&bytes)
             && error.error_len().is_none()
         {
-            self.carry = bytes.split_off(error.valid_up_to());
+            *carry = bytes.split_off(error.valid_up_to());
         }
-        self.output_event(bytes);
+        self.output_event(stream, bytes);
     }
 
-    fn flush(&mut self) {
-        let carry = std::mem::take(&mut self.carry);
-        self.output_event(carry);
+    fn tell_missed(&mut self, stream: Stream, bytes: u64) {
+        self.flush(stream);
+        self.event("missed", None, &of(stream, json!({ "bytes": bytes, "states": 0 })));
     }
 
-    fn output_event(&mut self, bytes: Vec<u8>) {
+    fn flush(&mut self, stream: Stream) {
+        let carry = std::mem::take(&mut self.carry[stream as usize]);
+        self.output_event(stream, carry);
+    }
+
+    fn flush_all(&mut self) {
+        Stream::ALL.into_iter().for_each(|stream| self.flush(stream));
+    }
+
+    fn output_event(&mut self, stream: Stream, bytes: Vec<u8>) {
         if bytes.is_empty() {
             return;
         }
-        let place = self.place.and_then(|_| self.follower.place(self.carry.len()));
-        self.event("output", place.as_deref(), &piece(bytes));
+        let behind = [self.carry[0].len(), self.carry[1].len()];
+        let place = self.place[stream as usize].and_then(|_| self.follower.place(behind));
+        self.event("output", place.as_deref(), &of(stream, piece(bytes)));
     }
 
     /// The end, and before it what is stored of an output that was not told as it came.
     fn tell_end(&mut self, view: Option<&JobView>, ended: Option<Ended>) {
-        self.flush();
-        if let Some(view) = view.filter(|_| !self.printed) {
+        self.flush_all();
+        if let Some(view) = view {
             self.tell_stored(view);
         }
         let ended = ended.as_ref();
@@ -251,19 +267,29 @@ impl Listener {
         self.over = true;
     }
 
+    /// Tells of the streams that were not told as they came what is stored of them.
     fn tell_stored(&mut self, view: &JobView) {
-        let tail = || view.attempts.last().map(|last| Output::new(last.output.as_str())).unwrap_or_default();
-        let output = view.output.clone().unwrap_or_else(tail);
+        let [told, complained] = self.printed;
+        let last = view.attempts.last();
+        if !told {
+            let tail = || last.map(|last| Output::new(last.output.as_str())).unwrap_or_default();
+            self.tell_whole(Stream::Stdout, &view.output.clone().unwrap_or_else(tail));
+        }
+        if let Some(last) = last.filter(|_| !complained) {
+            self.tell_whole(Stream::Stderr, &Output::new(last.stderr.as_str()));
+        }
+    }
+
+    fn tell_whole(&mut self, stream: Stream, output: &Output) {
         let cut_at = if output.cut > 0 { output.cut_at.min(output.bytes.len()) } else { output.bytes.len() };
         let (head, tail) = output.bytes.split_at(cut_at);
-        self.place = None;
-        head.chunks(PIECE_MAX).for_each(|piece| self.tell_output(piece));
-        self.flush();
+        self.place[stream as usize] = None;
+        head.chunks(PIECE_MAX).for_each(|piece| self.tell_output(stream, piece));
         if output.cut > 0 {
-            self.event("missed", None, &json!({ "bytes": output.cut, "states": 0 }));
+            self.tell_missed(stream, output.cut);
         }
-        tail.chunks(PIECE_MAX).for_each(|piece| self.tell_output(piece));
-        self.flush();
+        tail.chunks(PIECE_MAX).for_each(|piece| self.tell_output(stream, piece));
+        self.flush(stream);
     }
 
     fn event(&mut self, name: &str, place: Option<&str>, data: &Value) {
@@ -271,6 +297,14 @@ impl Listener {
         // JSON has no line breaks of its own.
         self.frames.push_back(format!("event: {name}\n{id}data: {data}\n\n"));
     }
+}
+
+/// What is said of a stream; that it is standard output goes without saying.
+fn of(stream: Stream, mut data: Value) -> Value {
+    if stream != Stream::Stdout {
+        data["stream"] = json!(stream.as_str());
+    }
+    data
 }
 
 /// A piece of output.

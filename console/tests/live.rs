@@ -13,7 +13,7 @@ use ganger_console::{Console, Options};
 use ganger_core::{
     Attempt, Batch, Beat, BoxFuture, Ended, Enqueued, Events, Follower, Found, Job, JobContext, JobId,
     JobStart, JobView, LeaseRef, Output, ProviderError, Readiness, Record, Refused, Report, Secret, Sink,
-    State, Status, Timestamp, Token,
+    State, Status, Stream, Timestamp, Token,
 };
 use serde_json::{Value, json};
 use tokio::sync::Notify;
@@ -95,6 +95,7 @@ impl House {
             note: None,
             error: Some("exit status 3".to_owned()),
             output: String::new(),
+            stderr: String::new(),
             manager: String::new(),
             usage: None,
         };
@@ -232,6 +233,30 @@ async fn a_listener_hears_what_was_printed_before_and_what_is_printed_now() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_of_standard_error_says_so_live_and_stored() {
+    let house = House::default();
+    let console = house.open(|_| ()).await;
+    let address = console.address();
+    let run = house.begin("a", 1);
+    client(move || {
+        let mut ear = Ear::open(address, "a");
+        assert_eq!(ear.hear(), r#"state "running""#);
+        // A character that is cut in one stream is not mended with what the other brings.
+        run.write_to(Stream::Stderr, "ä".as_bytes().split_at(1).0);
+        run.write(b"out");
+        assert_eq!(ear.next().unwrap().1, json!({ "text": "out" }));
+        run.write_to(Stream::Stderr, "ä".as_bytes().split_at(1).1);
+        assert_eq!(ear.next().unwrap().1, json!({ "text": "ä", "stream": "stderr" }));
+        house.end(&run, State::Dead);
+        house.stored.lock().unwrap().get_mut(run.id()).unwrap().attempts[0].stderr = "stored".to_owned();
+        let mut late = Ear::open(address, "a");
+        assert_eq!(late.next().unwrap().1, json!({ "text": "stored", "stream": "stderr" }));
+        assert_eq!(late.hear(), r#"end "dead""#);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_listener_waits_for_a_job_that_has_not_begun_and_hears_its_retries() {
     let house = House::default();
     let console = house.open(|options| options.heartbeat = Duration::from_millis(50)).await;
@@ -297,9 +322,9 @@ async fn one_who_comes_again_goes_on_where_it_was() {
     run.write(b"one two");
     client(move || {
         for (place, output) in [
-            ("00000001.1.0-4", r#"output "two""#),
-            ("00000001.1.0-99999999999999999999", r#"output "one two""#),
-            ("00000001.2.0-4", r#"output "one two""#),
+            ("00000001.1.0-4-0", r#"output "two""#),
+            ("00000001.1.0-99999999999999999999-0", r#"output "one two""#),
+            ("00000001.2.0-4-0", r#"output "one two""#),
         ] {
             let headers = format!("Host: localhost\r\nLast-Event-ID: {place}\r\n");
             let (mut ear, _) = Ear::listen(address, "a", &headers);

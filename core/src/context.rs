@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use tokio::sync::{Notify, watch};
 
 use crate::{
-    Event, Events, FailureRecord, Job, JobError, JobId, LeaseRef, OptionsError, OutputBuffer, Record,
+    Event, Events, FailureRecord, Job, JobError, JobId, LeaseRef, OptionsError, OutputBuffer, Record, Stream,
     Timestamp, Usage, What, follow::Watch, params::read_params,
 };
 
@@ -46,6 +46,8 @@ struct Run {
 pub struct Side {
     /// What it wrote.
     pub output: Option<OutputBuffer>,
+    /// What it wrote to standard error, where its worker keeps that apart.
+    pub stderr: Option<OutputBuffer>,
     /// Jobs that become real if it ends well.
     pub follow: Vec<Job>,
     /// How far along it said that it is.
@@ -54,6 +56,23 @@ pub struct Side {
     pub content_type: Option<String>,
     /// What its record is to say beside.
     pub note: Option<String>,
+}
+
+impl Side {
+    /// What was written to a stream.
+    pub fn stream(&self, stream: Stream) -> Option<&OutputBuffer> {
+        match stream {
+            Stream::Stdout => self.output.as_ref(),
+            Stream::Stderr => self.stderr.as_ref(),
+        }
+    }
+
+    fn stream_mut(&mut self, stream: Stream) -> &mut Option<OutputBuffer> {
+        match stream {
+            Stream::Stdout => &mut self.output,
+            Stream::Stderr => &mut self.stderr,
+        }
+    }
 }
 
 /// Why a run is asked to stop.
@@ -282,26 +301,33 @@ impl JobContext {
 
     /// Adds to the run's output: kept up to its limit (head and tail beyond it), and told to who listens.
     pub fn write(&self, bytes: &[u8]) {
+        self.write_to(Stream::Stdout, bytes);
+    }
+
+    /// Adds to one of the run's streams, each kept up to the limit by itself. What goes to [`Stream::Stderr`] is no
+    /// part of the job's output: its end is in the run's record, and who listens is told.
+    pub fn write_to(&self, stream: Stream, bytes: &[u8]) {
         self.side(|side| {
-            side.output.get_or_insert_with(|| OutputBuffer::new(self.0.output_max)).write(bytes)
+            side.stream_mut(stream).get_or_insert_with(|| OutputBuffer::new(self.0.output_max)).write(bytes)
         });
         if let Some(watch) = self.0.watch.get() {
             watch.printed.notify_waiters();
         }
         if self.0.events.heard() {
-            self.tell(What::Output(bytes.to_vec()));
+            self.tell(What::Output { stream, bytes: bytes.to_vec() });
         }
     }
 
-    /// What is kept of the run's output from byte `at` on, at most `max` bytes; before it, how many bytes from there
-    /// on are not.
-    pub fn output_from(&self, at: u64, max: usize) -> (u64, Vec<u8>) {
+    /// What is kept of one of the run's streams from byte `at` on, at most `max` bytes; before it, how many bytes from
+    /// there on are not.
+    pub fn output_from(&self, stream: Stream, at: u64, max: usize) -> (u64, Vec<u8>) {
         let side = self.lock();
-        if let Some(output) = side.as_ref().and_then(|side| side.output.as_ref()) {
-            return output.since(at, max);
+        if let Some(written) = side.as_ref().and_then(|side| side.stream(stream)) {
+            return written.since(at, max);
         }
         let rest = self.0.watch.get().map(|watch| watch.rest());
-        rest.as_ref().and_then(|rest| rest.as_ref()).map_or((0, Vec::new()), |rest| rest.since(at, max))
+        let rest = rest.as_ref().and_then(|rest| rest[stream as usize].as_ref());
+        rest.map_or((0, Vec::new()), |rest| rest.since(at, max))
     }
 
     /// What those have who follow the run.
@@ -353,11 +379,9 @@ impl JobContext {
     /// Takes what the run left beside its result; the manager's.
     pub fn take_side(&self) -> Option<Box<Side>> {
         let mut side = self.lock();
-        if let Some(watch) = self.0.watch.get()
-            && let Some(output) = side.as_ref().and_then(|side| side.output.as_ref())
-        {
+        if let (Some(watch), Some(side)) = (self.0.watch.get(), side.as_ref()) {
             // Those who follow may not have read it all.
-            *watch.rest() = Some(output.clone());
+            *watch.rest() = Stream::ALL.map(|stream| side.stream(stream).cloned());
         }
         side.take()
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::broadcast;
 
-use crate::{Follower, JobContext, JobId, State, Timestamp, follow::Followed};
+use crate::{Follower, JobContext, JobId, State, Stream, Timestamp, follow::Followed};
 
 /// Something that happened to a job.
 #[derive(Clone, Debug)]
@@ -30,7 +30,12 @@ pub enum What {
         error: Option<String>,
     },
     /// A run printed this.
-    Output(Vec<u8>),
+    Output {
+        /// To which of its streams.
+        stream: Stream,
+        /// What it printed.
+        bytes: Vec<u8>,
+    },
     /// A run is this far along.
     Progress {
         /// 0 to 100.

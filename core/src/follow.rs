@@ -19,7 +19,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-use crate::{JobContext, JobId, LeaseRef, OutputBuffer, State, Timestamp};
+use crate::{JobContext, JobId, LeaseRef, OutputBuffer, State, Stream, Timestamp};
 
 /// What a follower of a job sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +39,9 @@ pub enum Live {
     Output {
         /// The number of the run, from 1.
         attempt: u32,
-        /// Where in the run's output it begins.
+        /// To which of its streams.
+        stream: Stream,
+        /// Where in that stream it begins.
         start: u64,
         /// What it printed.
         bytes: Vec<u8>,
@@ -51,13 +53,15 @@ pub enum Live {
         /// In words.
         message: String,
     },
-    /// The follower was too slow or came too late, and has missed this.
+    /// The follower was too slow or came too late: so much of what the run printed it cannot see any more.
     Missed {
-        /// So many bytes of output.
+        /// Of which of its streams.
+        stream: Stream,
+        /// So many bytes.
         bytes: u64,
-        /// So many changes of state.
-        states: u64,
     },
+    /// The follower was too slow, and has missed so many changes of state.
+    Skipped(u64),
 }
 
 /// How many bytes of output a follower is given at once.
@@ -163,7 +167,15 @@ impl Followed {
         by_id.entry(id.clone()).or_default().push(trail.clone());
         self.set_bits(&by_id);
         drop(by_id);
-        Follower { followed: self.clone(), id: id.clone(), trail, run: None, at: 0, progressed: false }
+        Follower {
+            followed: self.clone(),
+            id: id.clone(),
+            trail,
+            run: None,
+            at: [0; 2],
+            first: Stream::Stdout,
+            progressed: false,
+        }
     }
 }
 
@@ -186,8 +198,10 @@ pub struct Follower {
     id: JobId,
     trail: Arc<Trail>,
     run: Option<JobContext>,
-    /// So much of the run's output has been seen.
-    at: u64,
+    /// So much of each of the run's streams has been seen.
+    at: [u64; 2],
+    /// Which stream is looked at first: they take turns, so that none waits for the other's end.
+    first: Stream,
     /// The last thing seen was progress: something else has its turn.
     progressed: bool,
 }
@@ -218,15 +232,19 @@ impl Follower {
         }
     }
 
-    /// Where in which run's output it has come to, less `behind` bytes; for [`resume`](Follower::resume).
-    pub fn place(&self, behind: usize) -> Option<String> {
-        let at = self.at.saturating_sub(behind as u64);
-        self.run.as_ref().map(|run| format!("{}-{at}", run_mark(run)))
+    /// Where in which run's two streams it has come to, less `behind` bytes of each; for
+    /// [`resume`](Follower::resume).
+    pub fn place(&self, behind: [usize; 2]) -> Option<String> {
+        let [out, err] = [0, 1].map(|stream| self.at[stream].saturating_sub(behind[stream] as u64));
+        self.run.as_ref().map(|run| format!("{}-{out}-{err}", run_mark(run)))
     }
 
     /// Goes on at the [`place`](Follower::place) of an earlier follower, if that run is the one under way.
     pub fn resume(&mut self, place: &str) {
-        let known = place.split_once('-').and_then(|(mark, at)| Some((mark, at.parse().ok()?)));
+        let known = place.split_once('-').and_then(|(mark, at)| {
+            let (out, err) = at.split_once('-')?;
+            Some((mark, [out.parse().ok()?, err.parse().ok()?]))
+        });
         if let (Some((mark, at)), Some(run)) = (known, &self.run)
             && run_mark(run) == mark
         {
@@ -278,24 +296,34 @@ impl Follower {
     }
 
     fn printed(&mut self) -> Option<Live> {
+        let (first, second) = (self.first, self.first.other());
+        let live = self.printed_to(first).or_else(|| self.printed_to(second))?;
+        if let Live::Output { stream, .. } = &live {
+            self.first = stream.other();
+        }
+        Some(live)
+    }
+
+    fn printed_to(&mut self, stream: Stream) -> Option<Live> {
         let run = self.run.as_ref()?;
-        let (missed, bytes) = run.output_from(self.at, PIECE_MAX);
+        let at = &mut self.at[stream as usize];
+        let (missed, bytes) = run.output_from(stream, *at, PIECE_MAX);
         if missed > 0 {
-            self.at += missed;
-            return Some(Live::Missed { bytes: missed, states: 0 });
+            *at += missed;
+            return Some(Live::Missed { stream, bytes: missed });
         }
         if bytes.is_empty() {
             return None;
         }
-        let start = self.at;
-        self.at += bytes.len() as u64;
-        Some(Live::Output { attempt: run.attempt(), start, bytes })
+        let start = *at;
+        *at += bytes.len() as u64;
+        Some(Live::Output { attempt: run.attempt(), stream, start, bytes })
     }
 
     fn turn(&mut self) -> Option<Live> {
         let mut news = self.trail.news();
         if news.lost > 0 {
-            return Some(Live::Missed { bytes: 0, states: std::mem::take(&mut news.lost) });
+            return Some(Live::Skipped(std::mem::take(&mut news.lost)));
         }
         let turn = news.turns.pop_front()?;
         drop(news);
@@ -304,7 +332,7 @@ impl Follower {
             Turn::Began { at, run } => {
                 let attempt = Some(run.attempt());
                 if self.run.as_ref().is_none_or(|known| known.lease() != run.lease()) {
-                    (self.run, self.at) = (Some(run), 0);
+                    (self.run, self.at) = (Some(run), [0; 2]);
                 }
                 Live::State { at, state: State::Running, attempt, error: None }
             }
@@ -342,12 +370,12 @@ impl Drop for Follower {
 pub(crate) struct Watch {
     /// It printed something.
     pub(crate) printed: Notify,
-    /// Its output, once the manager has taken it.
-    pub(crate) rest: Mutex<Option<OutputBuffer>>,
+    /// Its streams, once the manager has taken them.
+    pub(crate) rest: Mutex<[Option<OutputBuffer>; 2]>,
 }
 
 impl Watch {
-    pub(crate) fn rest(&self) -> MutexGuard<'_, Option<OutputBuffer>> {
+    pub(crate) fn rest(&self) -> MutexGuard<'_, [Option<OutputBuffer>; 2]> {
         self.rest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

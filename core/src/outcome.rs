@@ -19,6 +19,37 @@ pub struct Output {
     pub content_type: Option<String>,
 }
 
+/// Which of its two streams a run wrote to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stream {
+    /// What it has to say: the job's output.
+    #[default]
+    Stdout,
+    /// What it says of itself, where a worker keeps that apart.
+    Stderr,
+}
+
+impl Stream {
+    /// Both, the output first.
+    pub const ALL: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
+
+    /// The one that it is not.
+    pub fn other(self) -> Stream {
+        match self {
+            Stream::Stdout => Stream::Stderr,
+            Stream::Stderr => Stream::Stdout,
+        }
+    }
+
+    /// `stdout` or `stderr`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Stream::Stdout => "stdout",
+            Stream::Stderr => "stderr",
+        }
+    }
+}
+
 /// What a cut leaves in the text, so that a reader sees the gap.
 pub fn cut_note(cut: u64) -> String {
     format!("\n[… {cut} bytes cut …]\n")
@@ -231,6 +262,9 @@ pub struct Attempt {
     /// The end of what it printed, at most [`OUTPUT_TAIL_MAX`] bytes.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub output: String,
+    /// The end of what it wrote to standard error, where that is kept apart; as much again.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub stderr: String,
     /// Which manager ran it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub manager: String,
@@ -252,7 +286,7 @@ pub struct Usage {
     pub signal: Option<String>,
 }
 
-/// How much of a run's output its [`Attempt`] keeps, in bytes.
+/// How much of each stream of a run its [`Attempt`] keeps, in bytes.
 pub const OUTPUT_TAIL_MAX: usize = 4 << 10;
 
 /// How many [`Attempt`]s a job keeps: the last ones.

@@ -159,7 +159,7 @@ fn done(
     }
     let more = settlement.more_mut();
     let entry = attempt(record, &run, "done", None, output.as_ref(), policy);
-    more.attempt = Some(Attempt { note: side.note, ..entry });
+    more.attempt = Some(Attempt { note: side.note, stderr: tail(side.stderr), ..entry });
     more.follow = numbered(job, side.follow);
     more.output = output.filter(|_| keeps);
     if is_handler {
@@ -220,9 +220,15 @@ fn attempt(
         note: None,
         error,
         output: output.map(|output| output.tail(OUTPUT_TAIL_MAX)).unwrap_or_default(),
+        stderr: String::new(),
         manager: policy.manager.to_string(),
         usage: run.usage.clone(),
     }
+}
+
+/// The end of what was written to a stream.
+fn tail(written: Option<OutputBuffer>) -> String {
+    written.map(|written| written.finish().tail(OUTPUT_TAIL_MAX)).unwrap_or_default()
 }
 
 /// All that a case needs which is not simply done.
@@ -343,7 +349,7 @@ impl Hearing<'_> {
             let more = settlement.more_mut();
             let entry =
                 attempt(self.record, &run, failure.word, Some(failure.error), output.as_ref(), self.policy);
-            more.attempt = Some(Attempt { note: side.note, ..entry });
+            more.attempt = Some(Attempt { note: side.note, stderr: tail(side.stderr), ..entry });
             more.output = output.filter(|_| keeps_output(self.job) || state == State::Dead);
         }
         // A store that holds bytes cannot read their type: it is told where they wait.

@@ -6,7 +6,7 @@ mod setup;
 
 use std::sync::Arc;
 
-use ganger_core::{EVENTS_LAG_MAX, Follower, JobContext, Live, Output, State};
+use ganger_core::{EVENTS_LAG_MAX, Follower, JobContext, Live, Output, State, Stream};
 use ganger_worker_function::function;
 use serde_json::Value;
 use setup::{Ledger, acts, ends, enqueue, job, start};
@@ -30,11 +30,13 @@ fn told(live: Live) -> String {
         Live::State { state, attempt, error, .. } => {
             format!("{state} {} {}", attempt.unwrap_or_default(), error.as_deref().unwrap_or("-"))
         }
-        Live::Output { attempt, start, bytes } => {
-            format!("{attempt}:{start} {}", String::from_utf8_lossy(&bytes))
+        Live::Output { attempt, stream, start, bytes } => {
+            let mark = if stream == Stream::Stderr { "!" } else { "" };
+            format!("{attempt}:{start}{mark} {}", String::from_utf8_lossy(&bytes))
         }
         Live::Progress { percent, message } => format!("{percent} % {message}"),
-        Live::Missed { bytes, states } => format!("missed {bytes} {states}"),
+        Live::Missed { stream, bytes } => format!("missed {bytes} of {}", stream.as_str()),
+        Live::Skipped(states) => format!("missed {states} states"),
     }
 }
 
@@ -86,8 +88,8 @@ async fn who_comes_late_sees_all_that_was_printed_once() {
     assert_eq!(late.attempt(), Some(1));
     assert_eq!((told(late.next().await), told(late.next().await)), ("1 % lines".into(), "1:0 one\n".into()));
     let mut later = running.status().follow(&id);
-    later.resume("another.1.0-1");
-    later.resume(&late.place(2).unwrap());
+    later.resume("another.1.0-1-0");
+    later.resume(&late.place([2, 0]).unwrap());
     lets.add_permits(2);
     ends(&provider, &ids).await;
     assert_eq!(story(&mut late).await, ["3 % lines", "1:4 two\nthree\n", "done 0 -"]);
@@ -102,7 +104,7 @@ async fn f33_one_who_never_looks_costs_a_bounded_memory_and_is_told_what_it_miss
     let text = r#"{"id":"a","type":"t","params":"fail","retries":400,"backoff":{"initial":"1ms","factor":1,"jitter":0}}"#;
     let ids = enqueue(&provider, [job(text)]).await;
     assert_eq!(ends(&provider, &ids).await[0].state, Some(State::Dead));
-    assert_eq!(told(follower.next().await), format!("missed 0 {}", 2 * 401 - 16));
+    assert_eq!(told(follower.next().await), format!("missed {} states", 2 * 401 - 16));
     let story = story(&mut follower).await;
     assert_eq!((story.len(), story.last().unwrap().as_str()), (16, "dead 0 failed as told"));
 }

@@ -6,7 +6,8 @@ use std::{sync::Arc, time::Duration};
 
 use ganger_core::{
     Attempt, Backoff, FailureRecord, HANDLER_PREFIX, Job, JobContext, JobError, JobId, LeaseRef, Malformed,
-    Outcome, Output, Period, Record, Settlement, Spend, State, Timestamp, Token, Verdict, WorkerOptions,
+    Outcome, Output, Period, Record, Settlement, Spend, State, Stream, Timestamp, Token, Verdict,
+    WorkerOptions,
 };
 use ganger_manager::{
     UnknownType,
@@ -232,6 +233,24 @@ fn output_is_held_to_its_limit_and_its_tail_to_four_kibibytes() {
     assert_eq!(more.attempt.unwrap().output.len(), 4_096);
 }
 
+#[test]
+fn the_end_of_each_stream_is_in_the_record_and_only_the_output_is_handed_on() {
+    let job = job(r#"{"type":"t","capture_output":true,"retries":1}"#);
+    for outcome in [Outcome::Done(Output::default()), Outcome::Failed(JobError::retry("no"))] {
+        let context = JobContext::detached(job.clone());
+        context.write(b"out");
+        context.write_to(Stream::Stderr, &[b'x'; 5_000]);
+        context.write_to(Stream::Stderr, b"err");
+        let side = context.take_side();
+        let run = Run { started: now(), took: Duration::from_secs(1), side, usage: None };
+        let case = Case { lease: lease(), job: Some(&job), record: &Record::default(), run: Some(run) };
+        let settlement = judge(case, outcome, &policy(), now());
+        let Attempt { output, stderr, .. } = attempt(&settlement);
+        assert_eq!((output.as_str(), stderr.len(), stderr.ends_with("xerr")), ("out", 4_096, true));
+        assert_eq!(settlement.more.unwrap().output.unwrap().text(), "out");
+    }
+}
+
 /// Every outcome, by a number and a message.
 fn outcome(which: u8, text: String, wait: u64) -> Outcome {
     match which {
@@ -259,7 +278,7 @@ prop_compose! {
     ) -> Record {
         let attempts = runs.into_iter().map(|number| Attempt {
             number, started: now(), millis: 0, outcome: "failed".into(), note: None, error: None,
-            output: String::new(), manager: String::new(), usage: None,
+            output: String::new(), stderr: String::new(), manager: String::new(), usage: None,
         }).collect();
         Record { spent, crashes, suspect, cancel, attempts, ..Record::default() }
     }

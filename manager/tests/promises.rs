@@ -506,7 +506,10 @@ async fn events_tell_every_state_of_a_job() {
             other => format!("{other:?}"),
         }));
     }
-    let output = format!("{:?}", ganger_core::What::Output(b"written".to_vec()));
+    let output = format!(
+        "{:?}",
+        ganger_core::What::Output { stream: ganger_core::Stream::Stdout, bytes: b"written".to_vec() }
+    );
     assert_eq!(told, ["running -", "scheduled failed as told", "running -", &output, "done -"]);
 }
 

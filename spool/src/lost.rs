@@ -256,6 +256,7 @@ fn note_lost_run(tx: &Tx<'_>, place: &Place, lease: &Lease) -> Result<(), StoreE
         note: None,
         error: Some("the manager that ran it was lost".to_owned()),
         output: String::new(),
+        stderr: String::new(),
         manager: format!("{:016x}", lease.token.incarnation),
         usage: None,
     };

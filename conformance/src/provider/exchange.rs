@@ -335,7 +335,8 @@ fn attempt(number: u32) -> Attempt {
         outcome: "failed".into(),
         note: None,
         error: Some(format!("error {number}")),
-        output: String::new(),
+        output: format!("printed {number}"),
+        stderr: format!("complained {number}"),
         manager: "conformance".into(),
         usage: None,
     }

@@ -4,7 +4,7 @@ use std::{io, time::Duration};
 
 use anstream::eprintln;
 use base64::{Engine, engine::general_purpose::STANDARD};
-use ganger_core::{JobId, State, cut_note};
+use ganger_core::{JobId, State, Stream, cut_note};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 use tokio::{
@@ -59,11 +59,12 @@ pub(super) async fn follow(
         ));
     };
     let address = reachable(listen)?;
-    let mut story = Story { id, how, place: None, began: false, line_open: false, out };
+    let complaints = Out::stderr();
+    let mut story = Story { id, how, place: None, began: false, open: [false; 2], out, complaints };
     let mut since: Option<Instant> = None;
     loop {
         let opened =
-            match timeout(ANSWER_MAX, Stream::open(&address, stats, id, story.place.as_deref())).await {
+            match timeout(ANSWER_MAX, EventStream::open(&address, stats, id, story.place.as_deref())).await {
                 Ok(opened) => opened,
                 Err(_) => Err(io::ErrorKind::TimedOut.into()),
             };
@@ -77,7 +78,7 @@ pub(super) async fn follow(
             Ok(Opened::Refused(404, _)) => return Ok(Err(Apart::Unknown(address))),
             Ok(Opened::Refused(status, why)) => return Err(refused(&address, status, &why)),
             Err(error) if since.is_none_or(|since| since.elapsed() > AGAIN_MAX) => {
-                story.close_line()?;
+                story.close_lines()?;
                 tracing::debug!(%address, %error, "no answer");
                 return Ok(Err(Apart::Nobody(address)));
             }
@@ -117,14 +118,14 @@ fn refused(address: &str, status: u16, why: &str) -> Failure {
 }
 
 enum Opened {
-    Stream(Stream),
+    Stream(EventStream),
     Refused(u16, String),
 }
 
 /// The events of a job, as they come.
-struct Stream(BufReader<TcpStream>);
+struct EventStream(BufReader<TcpStream>);
 
-impl Stream {
+impl EventStream {
     async fn open(address: &str, stats: &StatsConfig, id: &JobId, place: Option<&str>) -> io::Result<Opened> {
         let mut stream = BufReader::new(TcpStream::connect(address).await?);
         let id = id.to_string();
@@ -144,7 +145,7 @@ impl Stream {
         let status = status.ok_or_else(|| io::Error::other("it does not speak HTTP"))?;
         while line(&mut stream).await?.is_some_and(|line| !line.is_empty()) {}
         if status == 200 {
-            return Ok(Opened::Stream(Stream(stream)));
+            return Ok(Opened::Stream(EventStream(stream)));
         }
         let mut why = String::new();
         // Whatever it says of itself is a courtesy.
@@ -187,6 +188,10 @@ impl Event {
     fn text(&self, key: &str) -> &str {
         self.data[key].as_str().unwrap_or_default()
     }
+
+    fn stream(&self) -> Stream {
+        if self.text("stream") == Stream::Stderr.as_str() { Stream::Stderr } else { Stream::Stdout }
+    }
 }
 
 /// What is told of a job.
@@ -197,14 +202,16 @@ struct Story<'a> {
     place: Option<String>,
     /// It has been said how it stands.
     began: bool,
-    /// What was printed last had no end of line.
-    line_open: bool,
+    /// Of each stream: what was printed last had no end of line.
+    open: [bool; 2],
     out: &'a mut Out,
+    /// Where goes what it wrote to a standard error that is kept apart.
+    complaints: Out,
 }
 
 impl Story<'_> {
     /// Tells what comes; the exit at the job's end, `None` if the stream broke off before.
-    async fn tell(&mut self, mut stream: Stream) -> Result<Option<Exit>, Failure> {
+    async fn tell(&mut self, mut stream: EventStream) -> Result<Option<Exit>, Failure> {
         while let Some(event) = stream.next().await {
             if event.place.is_some() {
                 self.place.clone_from(&event.place);
@@ -219,6 +226,7 @@ impl Story<'_> {
                 self.show(&event)?;
             }
             self.out.flush()?;
+            self.complaints.flush()?;
             if event.name == "end" {
                 let done = event.text("state") == State::Done.as_str();
                 return Ok(Some(if done { Exit::Ok } else { Exit::No }));
@@ -234,12 +242,12 @@ impl Story<'_> {
                     Some(text) => STANDARD.decode(text).unwrap_or_default(),
                     None => event.text("text").as_bytes().to_vec(),
                 };
-                self.print(&bytes)
+                self.print(event.stream(), &bytes)
             }
             "missed" => match event.data["bytes"].as_u64().unwrap_or_default() {
                 0 => Ok(()),
                 cut if self.how.raw => self.note(&format!("{cut} bytes are missing here")),
-                cut => self.print(cut_note(cut).as_bytes()),
+                cut => self.print(event.stream(), cut_note(cut).as_bytes()),
             },
             "progress" => {
                 let (percent, message) = (&event.data["percent"], one_line(event.text("message")));
@@ -266,7 +274,7 @@ impl Story<'_> {
     }
 
     fn show_end(&mut self, event: &Event) -> Result<(), Failure> {
-        self.close_line()?;
+        self.close_lines()?;
         if event.text("state") == State::Done.as_str() {
             return Ok(());
         }
@@ -275,23 +283,31 @@ impl Story<'_> {
         self.note(&format!("job {} is {}{error}", self.id, event.text("state")))
     }
 
-    fn print(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        self.line_open = bytes.last().map_or(self.line_open, |last| *last != b'\n');
-        self.out.piece(bytes, self.how.raw)
+    fn print(&mut self, stream: Stream, bytes: &[u8]) -> Result<(), Failure> {
+        let open = &mut self.open[stream as usize];
+        *open = bytes.last().map_or(*open, |last| *last != b'\n');
+        match stream {
+            Stream::Stdout => self.out.piece(bytes, self.how.raw),
+            Stream::Stderr => self.complaints.piece(bytes, self.how.raw),
+        }
     }
 
     /// Says something on standard error.
     fn note(&mut self, text: &str) -> Result<(), Failure> {
-        self.close_line()?;
+        self.close_lines()?;
         self.out.flush()?;
+        self.complaints.flush()?;
         eprintln!("{text}");
         Ok(())
     }
 
     /// On a terminal, what comes next begins a line of its own.
-    fn close_line(&mut self) -> Result<(), Failure> {
-        if std::mem::take(&mut self.line_open) && self.out.is_terminal {
-            self.out.piece(b"\n", true)?;
+    fn close_lines(&mut self) -> Result<(), Failure> {
+        let open = std::mem::take(&mut self.open);
+        for (out, open) in [&mut *self.out, &mut self.complaints].into_iter().zip(open) {
+            if open && out.is_terminal {
+                out.piece(b"\n", true)?;
+            }
         }
         Ok(())
     }

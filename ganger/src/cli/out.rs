@@ -19,6 +19,13 @@ impl Out {
         Out { writer: BufWriter::new(Box::new(stdout)), is_terminal }
     }
 
+    /// Standard error, for what a job says there.
+    pub(crate) fn stderr() -> Self {
+        let stderr = io::stderr();
+        let is_terminal = stderr.is_terminal();
+        Out { writer: BufWriter::new(Box::new(stderr)), is_terminal }
+    }
+
     /// A line.
     pub(crate) fn line(&mut self, text: impl AsRef<str>) -> Result<(), Failure> {
         Ok(writeln!(self.writer, "{}", text.as_ref())?)

@@ -107,7 +107,8 @@ fn summary(view: &JobView, now: Timestamp) -> String {
 pub(crate) fn last_error(view: &JobView) -> Option<String> {
     let attempt = view.attempts.iter().rev().find(|attempt| attempt.error.is_some())?;
     let error = attempt.error.clone()?;
-    match attempt.output.lines().rev().find(|line| !line.trim().is_empty()) {
+    let mut lines = attempt.stderr.lines().rev().chain(attempt.output.lines().rev());
+    match lines.find(|line| !line.trim().is_empty()) {
         Some(line) if !error.contains(line.trim()) => Some(format!("{error}: {}", line.trim())),
         _ => Some(error),
     }
@@ -176,7 +177,13 @@ pub(crate) fn print_view(out: &mut Out, view: &JobView) -> Result<(), Failure> {
         out.line("output:")?;
         out.output(output.text().as_bytes())?;
     }
-    Ok(())
+    match view.attempts.last().map(|last| last.stderr.as_str()).filter(|stderr| !stderr.is_empty()) {
+        Some(stderr) => {
+            out.line("the end of standard error:")?;
+            out.output(stderr.as_bytes())
+        }
+        None => Ok(()),
+    }
 }
 
 fn print_attempt(out: &mut Out, attempt: &Attempt) -> Result<(), Failure> {

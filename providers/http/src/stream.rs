@@ -147,12 +147,15 @@ impl Teller {
 
     async fn tell(&mut self, live: Live) -> Option<()> {
         match live {
-            Live::Output { bytes, .. } => self.write(bytes).await,
-            Live::Missed { bytes, .. } if bytes > 0 => self.write(cut_note(bytes).into_bytes()).await,
+            Live::Output { stream: ganger_core::Stream::Stdout, bytes, .. } => self.write(bytes).await,
+            Live::Missed { stream: ganger_core::Stream::Stdout, bytes } => {
+                self.write(cut_note(bytes).into_bytes()).await
+            }
             Live::State { state: State::Running, .. } => {
                 self.printed = false;
                 Some(())
             }
+            // A standard error that is kept apart is no part of the output.
             _ => Some(()),
         }
     }

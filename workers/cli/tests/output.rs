@@ -49,7 +49,7 @@ async fn output_is_told_while_the_command_runs() {
     let mut slot = rig.slot().await;
     let running = tokio::spawn(async move { rig::run(&mut slot, &job).await });
     let first = heard.recv().await.unwrap();
-    assert!(matches!(&first[0].what, What::Output(bytes) if bytes == b"early\n"), "{first:?}");
+    assert!(matches!(&first[0].what, What::Output { bytes, .. } if bytes == b"early\n"), "{first:?}");
     std::fs::write(go, "").unwrap();
     let (result, printed) = running.await.unwrap();
     assert!(result.is_ok());

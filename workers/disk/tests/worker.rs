@@ -115,6 +115,7 @@ async fn b23_a_failure_handler_stores_the_whole_record_which_nothing_runs() {
             note: None,
             error: Some("exit 1".into()),
             output: "the end".into(),
+            stderr: String::new(),
             manager: "m".into(),
             usage: None,
         }],

@@ -276,6 +276,7 @@ impl House {
             note: None,
             error: error.map(str::to_owned),
             output: String::new(),
+            stderr: String::new(),
             manager: String::new(),
             usage: None,
         });
