@@ -1,5 +1,10 @@
 //! Jobs over HTTP, with real sockets.
 
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+};
+
 use ganger_e2e::{Place, Running, eventually, free_port, get, post, request};
 
 /// ganger with an intake that takes `cli` jobs, and the port it listens on.
@@ -250,4 +255,30 @@ fn b11_slow_jobs_of_one_type_do_not_hold_up_another() {
     let answer = post(port, "/job/add", &job).unwrap();
     assert_eq!((answer.status, answer.text().as_str()), (200, "quick"));
     place.write("go", "");
+}
+
+#[test]
+fn a_commands_output_is_streamed_while_it_runs_and_its_fate_ends_it() {
+    let place = Place::new();
+    let (_running, port) = start(&place, ACCEPT);
+    let body = command("echo one; while [ ! -e go ]; do sleep 0.01; done; echo two; exit 3");
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    write!(
+        stream,
+        "POST /job/add?stream HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    let mut answer = String::new();
+    let mut lines = BufReader::new(stream);
+    while !answer.ends_with("one\n") {
+        assert_ne!(lines.read_line(&mut answer).unwrap(), 0, "{answer}");
+    }
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    place.write("go", "");
+    lines.read_to_string(&mut answer).unwrap();
+    let (_, told) = answer.split_once("two\n").unwrap();
+    assert!(told.contains(r#""state":"dead","attempts":1,"error":"exit status 3"}"#), "{told}");
+    let unknown = post(port, "/job/add?stream=sideways", &command("true")).unwrap();
+    assert_eq!(unknown.status, 400, "{}", unknown.text());
 }
