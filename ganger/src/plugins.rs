@@ -30,18 +30,21 @@ pub const PLUGINS: &[Plugin] = &[
     ganger_worker_process::PLUGIN,
 ];
 
-/// The file that keeps the output of a job's last run, by a worker entry's options, if it keeps any on this machine.
+/// The files that keep what a job's last run printed, by stream and by a worker entry's options, if it keeps any on this
+/// machine.
 #[cfg(feature = "cli")]
-pub(crate) fn kept_file(
+pub(crate) fn kept_files(
     plugin: &str,
     options: &serde_json::Value,
     id: &ganger_core::JobId,
-) -> Option<PathBuf> {
+) -> [Option<PathBuf>; 2] {
     #[cfg(feature = "worker-cli")]
-    if plugin == ganger_worker_cli::PLUGIN.name {
-        let keep = serde_json::from_value(options.get("keep_output")?.clone()).ok()?;
-        return ganger_worker_cli::kept_file(&keep, id);
+    if plugin == ganger_worker_cli::PLUGIN.name
+        && let Some(keep) = options.get("keep_output")
+        && let Ok(keep) = serde_json::from_value(keep.clone())
+    {
+        return ganger_worker_cli::kept_files(&keep, id);
     }
     let _ = (plugin, options, id);
-    None
+    [None, None]
 }

@@ -142,3 +142,28 @@ fn the_whole_output_is_shown_from_its_file_and_a_full_disk_is_in_the_record() {
     let shown = place.ganger(&["job", "show", "-c", "ganger.toml", "c"]).ok();
     assert!(shown.stdout.contains("only the first 1024 bytes of the output"), "{}", shown.stdout);
 }
+
+#[test]
+fn streams_that_are_apart_stay_so_to_whoever_looks() {
+    let place = place();
+    let config = place.read("ganger.toml").unwrap();
+    place.write("ganger.toml", config.replace("workers = 1,", "workers = 1, streams = \"apart\","));
+    let running = place.start(&["run", "-c", "ganger.toml"]);
+    let script = format!("echo out; echo problem >&2; {}; echo more; exit 3", until("go"));
+    enqueue(&place, "a", &script, &[]);
+    let followed = attached(&place, "a");
+    eventually("both streams", || {
+        (followed.stdout() == "out\n" && followed.stderr().contains("problem\n")).then_some(())
+    });
+    place.write("go", "");
+    let followed = followed.finish();
+    assert_eq!((followed.code, followed.stdout.as_str()), (Some(1), "out\nmore\n"), "{}", followed.stderr);
+    running.terminate();
+    running.finish().ok();
+    let logs = place.ganger(&["job", "logs", "-c", "ganger.toml", "a"]).ok();
+    assert_eq!((logs.stdout.as_str(), logs.stderr.as_str()), ("out\nmore\n", "problem\n"));
+    let json = place.ganger(&["job", "logs", "-c", "ganger.toml", "--json", "a"]).ok().stdout;
+    assert!(json.contains(r#""output":"out\nmore\n""#) && json.contains(r#""stderr":"problem\n""#), "{json}");
+    let dead = place.ganger(&["dead", "ls", "-c", "ganger.toml"]).ok().stdout;
+    assert!(dead.contains("exit status 3: problem"), "{dead}");
+}

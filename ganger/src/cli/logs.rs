@@ -84,27 +84,44 @@ async fn stored(config: &Config, args: &Args) -> Result<JobView, Failure> {
     Ok(view)
 }
 
-/// What is kept of a job's last run's output.
+/// What is kept of what a job's last run printed: its output, and its standard error where that is kept apart.
 fn print_output(config: &Config, view: &JobView, args: &Args, out: &mut Out) -> Result<(), Failure> {
-    let tail = || view.attempts.last().map(|last| Output::new(last.output.as_str())).unwrap_or_default();
+    let last = view.attempts.last();
+    let tail = || last.map(|last| Output::new(last.output.as_str())).unwrap_or_default();
     let output = view.output.clone().unwrap_or_else(tail);
+    let stderr = last.map(|last| last.stderr.as_str()).unwrap_or_default();
     let is_whole = view.output.is_some() && output.cut == 0;
-    let file = kept_file(config, view).filter(|_| !is_whole);
+    let [file, stderr_file] = kept_files(config, view);
+    let file = file.filter(|_| !is_whole);
     if args.json {
         let mut json = json!({ "id": view.id, "output": output.text(), "whole": is_whole });
-        if let Some(file) = file {
-            json["file"] = json!(file);
-        }
+        let mut put = |key: &str, value: Option<serde_json::Value>| {
+            value.into_iter().for_each(|value| json[key] = value);
+        };
+        put("file", file.map(|file| json!(file)));
+        put("stderr", Some(json!(stderr)).filter(|_| !stderr.is_empty()));
+        put("stderr_file", stderr_file.map(|file| json!(file)));
         return out.json(&json);
     }
-    if let Some(file) = file {
-        return print_file(&file, args, out);
-    }
-    if output.is_empty() {
+    if file.is_none() && output.is_empty() && stderr.is_empty() && stderr_file.is_none() {
         return Err(Failure::new(Exit::No, format!("no output of job {} is kept", view.id)).help(
             "the output of a job is kept if it is enqueued with `capture_output`, or someone waits for it; of a failed run, the end",
         ));
     }
+    match file {
+        Some(file) => print_file(&file, args, out)?,
+        None => print_stored(&output, args, out)?,
+    }
+    out.flush()?;
+    let mut complaints = Out::stderr();
+    match stderr_file {
+        Some(file) => print_file(&file, args, &mut complaints)?,
+        None => print_stored(&Output::new(stderr), args, &mut complaints)?,
+    }
+    complaints.finish()
+}
+
+fn print_stored(output: &Output, args: &Args, out: &mut Out) -> Result<(), Failure> {
     if output.cut == 0 {
         return if args.raw { out.piece(&output.bytes, true) } else { out.output(&output.bytes) };
     }
@@ -123,12 +140,14 @@ fn print_output(config: &Config, view: &JobView, args: &Args, out: &mut Out) -> 
     }
 }
 
-/// The file that has the whole output of a job's last run, where the worker of its type keeps such files here.
-fn kept_file(config: &Config, view: &JobView) -> Option<PathBuf> {
-    let kind = &view.job.as_ref()?.kind;
+/// The files that have all that a job's last run printed, by stream, where the worker of its type keeps such files here.
+fn kept_files(config: &Config, view: &JobView) -> [Option<PathBuf>; 2] {
+    let kind = view.job.as_ref().map(|job| &job.kind);
     let mut entries = config.workers.iter().chain(&config.handlers);
-    let entry = entries.find(|entry| entry.name == *kind)?;
-    crate::plugins::kept_file(entry.plugin.name, &entry.options, &view.id)
+    match entries.find(|entry| kind.is_some_and(|kind| entry.name == *kind)) {
+        Some(entry) => crate::plugins::kept_files(entry.plugin.name, &entry.options, &view.id),
+        None => [None, None],
+    }
 }
 
 fn print_file(path: &Path, args: &Args, out: &mut Out) -> Result<(), Failure> {

@@ -90,11 +90,16 @@ impl<'a> Command<'a> {
         Ok(Command { common, name, program, argv, env, cwd, umask, stdin })
     }
 
-    /// Starts it, with `output` as its standard output and standard error.
+    /// Starts it, with these as its standard output and standard error.
     ///
     /// # Errors
     /// As the system gave it; see [`Command::explain`].
-    pub(crate) fn start(&self, keeper: &mut Keeper, output: BorrowedFd<'_>) -> io::Result<Pid> {
+    pub(crate) fn start(
+        &self,
+        keeper: &mut Keeper,
+        stdout: BorrowedFd<'_>,
+        stderr: BorrowedFd<'_>,
+    ) -> io::Result<Pid> {
         let stdin = self.stdin.as_deref().map(file_of).transpose()?;
         keeper.set_umask(self.umask);
         keeper.start(&Spawn {
@@ -103,8 +108,8 @@ impl<'a> Command<'a> {
             env: &self.env,
             cwd: self.cwd.as_deref(),
             stdin: stdin.as_ref().map_or(self.common.nothing.as_fd(), File::as_fd),
-            stdout: output,
-            stderr: output,
+            stdout,
+            stderr,
         })
     }
 

@@ -71,6 +71,8 @@ pub struct Config {
     pub no_new_privs: bool,
     /// Which permissions files that commands make do not get, in octal. Default: ganger's own mask.
     pub umask: Option<Umask>,
+    /// Whether standard output and standard error are one, in the order in which they were printed, or two.
+    pub streams: Streams,
     /// Whether lines of the output may be directives: `::progress 40 text`, `::result {json}`,
     /// `::header content-type=text/html`.
     pub directives: bool,
@@ -131,6 +133,17 @@ pub enum UnknownParams {
     Ignore,
 }
 
+/// What becomes of the two streams of a command.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Streams {
+    /// Both are the job's output: one pipe keeps the order in which things were printed.
+    #[default]
+    Merged,
+    /// Only standard output is the job's output; the end of standard error is in the record of the run.
+    Apart,
+}
+
 /// The default of [`Config::grace`].
 pub const GRACE: Duration = Duration::from_secs(5);
 
@@ -165,6 +178,7 @@ impl Default for Config {
             nice: None,
             no_new_privs: false,
             umask: None,
+            streams: Streams::default(),
             directives: false,
             keep_output: None,
         }

@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use ganger_core::{ByteSize, JobContext, JobId, Period, Timestamp};
+use ganger_core::{ByteSize, JobContext, JobId, Period, Stream, Timestamp};
 use rustix::{
     fs::{AtFlags, Dir, FileType, Mode, OFlags, fstat, open, openat, statat, unlinkat},
     io::Errno,
@@ -101,10 +101,10 @@ impl Keep {
         Ok(Keep { folder, max_size: config.max_size.get(), written: AtomicU64::new(0), look })
     }
 
-    /// A file for a run; made when there is something to write.
-    pub(crate) fn file(self: &Arc<Self>, job: &JobContext) -> Kept {
+    /// The files of a run, each made when there is something to write.
+    pub(crate) fn files(self: &Arc<Self>, job: &JobContext) -> Kept {
         let stem = format!("{}.{}", file_name(job.id()), job.attempt());
-        Kept { keep: self.clone(), stem, open: None, written: 0, over: None }
+        Kept { keep: self.clone(), stem, serial: None, files: Default::default() }
     }
 }
 
@@ -113,27 +113,33 @@ impl Folder {
         self.busy.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Creates a file that is not there, by its number or, if that is taken, one after it.
-    fn create(&self, stem: &str) -> io::Result<(String, File)> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        for serial in 1..=SERIALS {
-            let name = match serial {
-                1 => format!("{stem}.log"),
-                more => format!("{stem}-{more}.log"),
-            };
-            // Before it is there, so that it is not looked upon as an old one.
-            self.busy().insert(name.clone());
-            match openat(&self.dir, &name, flags, Mode::RUSR | Mode::WUSR) {
-                Ok(file) => return Ok((name, file.into())),
-                Err(error) => {
-                    self.busy().remove(&name);
-                    if error != Errno::EXIST {
-                        return Err(error.into());
-                    }
-                }
+    /// Creates the file of a stream that is not there, by its run's number or, if that is taken, one after it; at once
+    /// under `serial`, which the run's other file has found free.
+    fn create(&self, stem: &str, stream: Stream, serial: Option<u32>) -> io::Result<(u32, String, File)> {
+        for number in serial.map_or(1..=SERIALS, |serial| serial..=serial) {
+            let [name, other] = [stream, stream.other()].map(|stream| name_of(stem, number, stream));
+            if serial.is_none() && statat(&self.dir, &other, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+                continue;
+            }
+            if let Some(file) = self.create_new(&name)? {
+                return Ok((number, name, file));
             }
         }
-        Err(io::Error::other(format!("{SERIALS} files of this run are there already")))
+        Err(io::Error::other("the files of this run are there already"))
+    }
+
+    /// `None` if there is one of this name.
+    fn create_new(&self, name: &str) -> io::Result<Option<File>> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        // Before it is there, so that it is not looked upon as an old one.
+        self.busy().insert(name.to_owned());
+        match openat(&self.dir, name, flags, Mode::RUSR | Mode::WUSR) {
+            Ok(file) => Ok(Some(file.into())),
+            Err(error) => {
+                self.busy().remove(name);
+                if error == Errno::EXIST { Ok(None) } else { Err(error.into()) }
+            }
+        }
     }
 
     /// Keeps the folder within its limits, as long as someone may ask for it.
@@ -177,11 +183,20 @@ impl Folder {
     }
 }
 
-/// The file of one run.
+/// The files of one run.
 #[derive(Debug)]
 pub(crate) struct Kept {
     keep: Arc<Keep>,
     stem: String,
+    /// Which of the runs of its number it is; both of its files have the same.
+    serial: Option<u32>,
+    /// By stream.
+    files: [KeptFile; 2],
+}
+
+/// The file of one stream of a run.
+#[derive(Debug, Default)]
+struct KeptFile {
     open: Option<(String, File)>,
     written: u64,
     /// Why nothing more is written.
@@ -189,21 +204,42 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
-    /// Adds to the file. What cannot be written is cut there, and no fault of the job.
-    pub(crate) fn write(&mut self, bytes: &[u8]) {
-        if self.over.is_none()
-            && let Err(error) = self.try_write(bytes)
-        {
-            self.over = Some(error.to_string());
+    /// Adds to the file of a stream. What cannot be written is cut there, and no fault of the job.
+    pub(crate) fn write(&mut self, stream: Stream, bytes: &[u8]) {
+        let file = &mut self.files[stream as usize];
+        if file.over.is_some() {
+            return;
+        }
+        let opened = match &file.open {
+            Some(_) => Ok(()),
+            None => self.keep.folder.create(&self.stem, stream, self.serial).map(|(serial, name, open)| {
+                self.serial = Some(serial);
+                file.open = Some((name, open));
+            }),
+        };
+        if let Err(error) = opened.and_then(|()| file.write(bytes, self.keep.max_size)) {
+            file.over = Some(error.to_string());
         }
     }
 
-    fn try_write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let file = match &mut self.open {
-            Some((_, file)) => file,
-            none => &mut none.insert(self.keep.folder.create(&self.stem)?).1,
-        };
-        let room = usize::try_from(self.keep.max_size - self.written).unwrap_or(usize::MAX);
+    /// What is to be said of it at the run's end: nothing if it holds all.
+    pub(crate) fn fault(&self) -> Option<String> {
+        Stream::ALL.into_iter().find_map(|stream| {
+            let KeptFile { written, over, .. } = &self.files[stream as usize];
+            let why = over.as_ref()?;
+            let what = match stream {
+                Stream::Stdout => "the output",
+                Stream::Stderr => "standard error",
+            };
+            Some(format!("keep_output: only the first {written} bytes of {what} are in its file: {why}"))
+        })
+    }
+}
+
+impl KeptFile {
+    fn write(&mut self, bytes: &[u8], max: u64) -> io::Result<()> {
+        let Some((_, file)) = &mut self.open else { return Ok(()) };
+        let room = usize::try_from(max - self.written).unwrap_or(usize::MAX);
         let mut left = &bytes[..bytes.len().min(room)];
         while !left.is_empty() {
             match file.write(left) {
@@ -221,23 +257,19 @@ impl Kept {
             false => Ok(()),
         }
     }
-
-    /// What is to be said of it at the run's end: nothing if it holds all.
-    pub(crate) fn fault(&self) -> Option<String> {
-        let why = self.over.as_ref()?;
-        Some(format!(
-            "keep_output: only the first {} bytes of the output are in its file: {why}",
-            self.written
-        ))
-    }
 }
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        let Some((name, _)) = self.open.take() else { return };
-        self.keep.folder.busy().remove(&name);
+        let names = self.files.iter().filter_map(|file| Some(&file.open.as_ref()?.0));
+        let mut busy = self.keep.folder.busy();
+        for name in names {
+            busy.remove(name);
+        }
+        drop(busy);
         // With every few files' worth, so that all of them together do not pass the limit by much until the next look.
-        let written = self.keep.written.fetch_add(self.written, Ordering::Relaxed) + self.written;
+        let own: u64 = self.files.iter().map(|file| file.written).sum();
+        let written = self.keep.written.fetch_add(own, Ordering::Relaxed) + own;
         if written > self.keep.folder.max_total / 16 {
             self.keep.written.store(0, Ordering::Relaxed);
             // One look is asked for already, or nobody looks any more.
@@ -273,26 +305,45 @@ fn digest(bytes: &[u8]) -> u64 {
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
 }
 
-/// The parts of a file's name: the job's, the run's number, and which of that number it is.
-fn parse(name: &str) -> Option<(&str, u32, u32)> {
-    let (job, run) = name.strip_suffix(".log")?.rsplit_once('.')?;
-    let (number, serial) = run.split_once('-').unwrap_or((run, "1"));
-    Some((job, number.parse().ok()?, serial.parse().ok()?))
+/// The name of a file: `<stem>.log`, `<stem>-2.log` for the second run of that number; of standard error
+/// `<stem>.err.log`.
+fn name_of(stem: &str, serial: u32, stream: Stream) -> String {
+    let serial = if serial > 1 { format!("-{serial}") } else { String::new() };
+    let end = match stream {
+        Stream::Stdout => "log",
+        Stream::Stderr => "err.log",
+    };
+    format!("{stem}{serial}.{end}")
 }
 
-/// The file of a job's last run, if its output is kept on this machine.
-pub fn kept_file(config: &KeepOutput, id: &JobId) -> Option<PathBuf> {
+/// The parts of a file's name: the job's, the run's number, which of that number it is, and the stream.
+fn parse(name: &str) -> Option<(&str, u32, u32, Stream)> {
+    let stem = name.strip_suffix(".log")?;
+    let (stem, stream) = match stem.strip_suffix(".err") {
+        Some(stem) => (stem, Stream::Stderr),
+        None => (stem, Stream::Stdout),
+    };
+    let (job, run) = stem.rsplit_once('.')?;
+    let (number, serial) = run.split_once('-').unwrap_or((run, "1"));
+    Some((job, number.parse().ok()?, serial.parse().ok()?, stream))
+}
+
+/// The files of a job's last run by stream, as far as they are kept on this machine.
+pub fn kept_files(config: &KeepOutput, id: &JobId) -> [Option<PathBuf>; 2] {
     let wanted = file_name(id);
-    let names = std::fs::read_dir(&config.dir)
-        .ok()?
-        .flatten()
-        .filter_map(|entry| entry.file_name().into_string().ok());
+    let entries = std::fs::read_dir(&config.dir).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
     let of_job = names.filter_map(|name| {
-        let (job, number, serial) = parse(&name)?;
-        (job == wanted).then_some((number, serial, name.clone()))
+        let (job, number, serial, stream) = parse(&name)?;
+        (job == wanted).then_some(((number, serial), stream, name.clone()))
     });
-    let (.., name) = of_job.max()?;
-    Some(PathBuf::from(&config.dir).join(name))
+    let of_job: Vec<_> = of_job.collect();
+    let last = of_job.iter().map(|(run, ..)| *run).max();
+    Stream::ALL.map(|wanted| {
+        let mut of_run = of_job.iter().filter(|(run, ..)| Some(*run) == last);
+        let (.., name) = of_run.find(|(_, stream, _)| *stream == wanted)?;
+        Some(PathBuf::from(&config.dir).join(name))
+    })
 }
 
 #[cfg(test)]
@@ -307,8 +358,9 @@ mod tests {
         assert_eq!(name("a/failed/1"), "a%2Ffailed%2F1");
         let (long, other) = ("ü".repeat(99), format!("{}a", "ü".repeat(98)));
         assert!(name(&long).len() <= NAME_MAX && name(&long) != name(&other));
-        assert_eq!(parse("x.1.2.log"), Some(("x.1", 2, 1)));
-        assert_eq!(parse("x.1-3.log"), Some(("x", 1, 3)));
+        assert_eq!(parse("x.1.2.log"), Some(("x.1", 2, 1, Stream::Stdout)));
+        assert_eq!(parse("x.1-3.log"), Some(("x", 1, 3, Stream::Stdout)));
+        assert_eq!(parse(&name_of("x.err.1", 4, Stream::Stderr)), Some(("x.err", 1, 4, Stream::Stderr)));
         assert!(
             ["x.log", "x.y.log", "x.1", "notes.txt", ".1-a.log"].iter().all(|name| parse(name).is_none())
         );

@@ -10,6 +10,7 @@ mod exits;
 mod keep;
 mod line;
 mod params;
+mod pipes;
 mod printed;
 mod slot;
 mod verdict;
@@ -17,10 +18,10 @@ mod worker;
 
 use ganger_core::Plugin;
 
-pub use config::{Config, GRACE, ORPHAN_AFTER, RETRY_LATER, UnknownParams};
+pub use config::{Config, GRACE, ORPHAN_AFTER, RETRY_LATER, Streams, UnknownParams};
 pub use exits::ExitCode;
 pub use ganger_child::{Env, Text};
-pub use keep::{KeepOutput, kept_file};
+pub use keep::{KeepOutput, kept_files};
 pub use params::{Params, Stdin};
 pub use worker::{Cli, Entry};
 

@@ -1,6 +1,6 @@
 //! Where goes what a command prints.
 
-use ganger_core::{JobContext, Output};
+use ganger_core::{JobContext, Output, Stream};
 
 use crate::{
     command::Common,
@@ -23,16 +23,16 @@ struct To<'a> {
 
 impl<'a> Printed<'a> {
     pub(crate) fn new(common: &Common, job: &'a JobContext) -> Self {
-        let kept = common.keep.as_ref().map(|keep| keep.file(job));
+        let kept = common.keep.as_ref().map(|keep| keep.files(job));
         let to = To { job, kept, result: None, content_type: None };
         Printed { directives: common.config.directives.then(Directives::new), to }
     }
 
     /// Takes a piece.
-    pub(crate) fn take(&mut self, bytes: &[u8]) {
-        match &mut self.directives {
-            None => self.to.output(bytes),
-            Some(directives) => directives.take(bytes, &mut |said| self.to.say(said)),
+    pub(crate) fn take(&mut self, stream: Stream, bytes: &[u8]) {
+        match (&mut self.directives, stream) {
+            (Some(directives), Stream::Stdout) => directives.take(bytes, &mut |said| self.to.say(said)),
+            _ => self.to.print(stream, bytes),
         }
     }
 
@@ -62,16 +62,16 @@ impl<'a> Printed<'a> {
 }
 
 impl To<'_> {
-    fn output(&mut self, bytes: &[u8]) {
-        self.job.write(bytes);
+    fn print(&mut self, stream: Stream, bytes: &[u8]) {
+        self.job.write_to(stream, bytes);
         if let Some(kept) = &mut self.kept {
-            kept.write(bytes);
+            kept.write(stream, bytes);
         }
     }
 
     fn say(&mut self, said: Said<'_>) {
         match said {
-            Said::Output(bytes) => self.output(bytes),
+            Said::Output(bytes) => self.print(Stream::Stdout, bytes),
             Said::Directive(Directive::Progress { percent, message }) => self.job.progress(percent, message),
             Said::Directive(Directive::Result(result)) => self.result = Some(result),
             Said::Directive(Directive::ContentType(media)) => self.content_type = Some(media),

@@ -6,7 +6,7 @@
 use std::{
     borrow::Cow,
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::OwnedFd,
     sync::{Arc, mpsc},
     thread,
     time::{Duration, Instant},
@@ -16,17 +16,13 @@ use ganger_child::{
     Ask, End, Group, Keeper, Killer, Reaped, Watch, await_end, describe, has_ended, may_pass,
 };
 use ganger_core::{JobContext, JobError, Output};
-use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    io::{Errno, read},
-    pipe::{PipeFlags, pipe_with},
-    process::{Pid, PidfdFlags, pidfd_open},
-};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::sync::oneshot;
 
 use crate::{
     command::{Command, Common},
     params::Params,
+    pipes::{Pipes, Ready},
     printed::Printed,
     verdict,
 };
@@ -130,12 +126,13 @@ impl Far {
     fn run(&mut self, params: &Params, job: &JobContext) -> Ended {
         let common = Arc::clone(&self.common);
         let started = Command::new(&common, params, job).and_then(|command| self.start(&command));
-        let (leader, output) = match started {
+        let (leader, mut pipes) = match started {
             Ok(started) => started,
             Err(error) => return Ended { result: Err(error), asked: self.keeper.never_started(), how: None },
         };
         let mut printed = Printed::new(&common, job);
-        self.attend(leader, output, &mut printed);
+        self.attend(leader, &mut pipes, &mut printed);
+        drop(pipes);
         let returned = printed.end();
         let End { asked, reaped } = self.keeper.end(leader);
         if asked.is_some() {
@@ -169,7 +166,7 @@ impl Far {
     }
 
     /// Starts a command; waits where the system is short of processes, files or memory.
-    fn start(&mut self, command: &Command<'_>) -> Result<(Pid, OwnedFd), JobError> {
+    fn start(&mut self, command: &Command<'_>) -> Result<(Pid, Pipes), JobError> {
         let since = Instant::now();
         let mut pause = Duration::from_millis(10);
         loop {
@@ -193,21 +190,19 @@ impl Far {
         }
     }
 
-    fn try_start(&mut self, command: &Command<'_>) -> io::Result<(Pid, OwnedFd)> {
-        // One pipe for both streams: the kernel keeps the order in which things were printed.
-        let (output, theirs) = pipe_with(PipeFlags::CLOEXEC)?;
-        rustix::io::ioctl_fionbio(&output, true)?;
-        let leader = command.start(&mut self.keeper, theirs.as_fd())?;
-        Ok((leader, output))
+    fn try_start(&mut self, command: &Command<'_>) -> io::Result<(Pid, Pipes)> {
+        let (pipes, theirs) = Pipes::new(self.common.config.streams)?;
+        let leader = command.start(&mut self.keeper, theirs.stdout(), theirs.stderr())?;
+        Ok((leader, pipes))
     }
 
     /// Reads the output of a command until both it and its output have ended, or only it has and time is up.
-    fn attend(&mut self, leader: Pid, output: OwnedFd, printed: &mut Printed<'_>) {
+    fn attend(&mut self, leader: Pid, pipes: &mut Pipes, printed: &mut Printed<'_>) {
         let started = Instant::now();
         let mut handle = None;
         loop {
-            match self.look(leader, handle.as_ref(), &output, printed) {
-                Seen::Ended => return self.read_the_rest(&output, printed),
+            match self.look(leader, handle.as_ref(), pipes, printed) {
+                Seen::Ended => return self.read_the_rest(pipes, printed),
                 Seen::Closed => return await_end(leader),
                 // Most commands have ended before a handle is worth its making.
                 Seen::Other if handle.is_none() && started.elapsed() >= LOOK => {
@@ -223,28 +218,24 @@ impl Far {
         &mut self,
         leader: Pid,
         handle: Option<&OwnedFd>,
-        output: &OwnedFd,
+        pipes: &mut Pipes,
         printed: &mut Printed<'_>,
     ) -> Seen {
-        let wait = handle.is_none().then(|| timespec(LOOK));
-        let second = handle.unwrap_or(output);
-        let mut fds = [PollFd::new(output, PollFlags::IN), PollFd::new(second, PollFlags::IN)];
-        let n = 1 + usize::from(handle.is_some());
-        match poll(&mut fds[..n], wait.as_ref()) {
-            Err(_) => return Seen::Other,
-            Ok(0) if has_ended(leader) => return Seen::Ended,
-            Ok(_) => {}
+        let ready = pipes.wait(handle, handle.is_none().then_some(LOOK));
+        if ready.timed_out && has_ended(leader) {
+            return Seen::Ended;
         }
-        let (readable, ended) = (!fds[0].revents().is_empty(), !fds[1].revents().is_empty());
-        if readable && matches!(self.read_some(output, printed), Read::End) {
-            return Seen::Closed;
+        self.read_some(pipes, ready, printed);
+        match (pipes.are_closed(), ready.ended) {
+            (true, _) => Seen::Closed,
+            (false, true) => Seen::Ended,
+            (false, false) => Seen::Other,
         }
-        if n == 2 && ended { Seen::Ended } else { Seen::Other }
     }
 
     /// What is there is read; what may still come is given a short time. One who was asked to stop has the time
     /// that its grace leaves for the rest of its group.
-    fn read_the_rest(&mut self, output: &OwnedFd, printed: &mut Printed<'_>) {
+    fn read_the_rest(&mut self, pipes: &mut Pipes, printed: &mut Printed<'_>) {
         let end = Instant::now() + LINGER;
         loop {
             let wait = match self.keeper.group().asked() {
@@ -252,11 +243,10 @@ impl Far {
                 Some(Ask::Stop) => LOOK,
                 None => LOOK.min(end.saturating_duration_since(Instant::now())),
             };
-            let mut fds = [PollFd::new(output, PollFlags::IN)];
-            match poll(&mut fds, Some(&timespec(wait))) {
-                Ok(0) if wait.is_zero() => return,
-                Ok(ready) if ready > 0 && matches!(self.read_some(output, printed), Read::End) => return,
-                _ => {}
+            let ready = pipes.wait(None, Some(wait));
+            self.read_some(pipes, ready, printed);
+            if pipes.are_closed() || ready.timed_out && wait.is_zero() {
+                return;
             }
             let over = Instant::now() >= end;
             match self.keeper.group().asked() {
@@ -268,16 +258,8 @@ impl Far {
         }
     }
 
-    fn read_some(&mut self, output: &OwnedFd, printed: &mut Printed<'_>) -> Read {
-        match read(output, &mut *self.buffer) {
-            Ok(0) => Read::End,
-            Ok(n) => {
-                printed.take(&self.buffer[..n]);
-                Read::More
-            }
-            Err(Errno::AGAIN | Errno::INTR) => Read::More,
-            Err(_) => Read::End,
-        }
+    fn read_some(&mut self, pipes: &mut Pipes, ready: Ready, printed: &mut Printed<'_>) {
+        pipes.read(ready, &mut self.buffer, |stream, bytes| printed.take(stream, bytes));
     }
 
     /// Kills what a stopped command had sent into a session of its own.
@@ -287,11 +269,6 @@ impl Far {
     }
 }
 
-enum Read {
-    More,
-    End,
-}
-
 /// What a look at a command shows.
 enum Seen {
     /// It has ended; its output may not have.
@@ -299,8 +276,4 @@ enum Seen {
     /// Its output has ended; it may not have.
     Closed,
     Other,
-}
-
-fn timespec(time: Duration) -> Timespec {
-    Timespec { tv_sec: time.as_secs() as i64, tv_nsec: i64::from(time.subsec_nanos()) }
 }

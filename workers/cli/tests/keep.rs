@@ -48,8 +48,8 @@ async fn the_whole_output_is_in_a_file_that_is_its_owners_alone() {
     assert_eq!(fs::metadata(&wanted).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(fs::metadata(&dir).unwrap().permissions().mode() & 0o777, 0o700);
     let config = serde_json::from_value(json!({ "dir": dir })).unwrap();
-    assert_eq!(ganger_worker_cli::kept_file(&config, job.id()), Some(wanted));
-    assert_eq!(ganger_worker_cli::kept_file(&config, &"other".parse().unwrap()), None);
+    assert_eq!(ganger_worker_cli::kept_files(&config, job.id()), [Some(wanted), None]);
+    assert_eq!(ganger_worker_cli::kept_files(&config, &"other".parse().unwrap()), [None, None]);
     // The number of a run that was lost comes again: both outputs stay.
     work(&rig, &job).await;
     assert_eq!(files(&dir).len(), 2);
