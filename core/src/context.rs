@@ -48,6 +48,8 @@ pub struct Side {
     pub output: Option<OutputBuffer>,
     /// What it wrote to standard error, where its worker keeps that apart.
     pub stderr: Option<OutputBuffer>,
+    /// Its output is to be kept with the job's record, as [`Job::capture_output`] asks for it.
+    pub keep_output: bool,
     /// Jobs that become real if it ends well.
     pub follow: Vec<Job>,
     /// How far along it said that it is.
@@ -369,6 +371,11 @@ impl JobContext {
     /// Says of which media type the run's output is.
     pub fn content_type(&self, media: impl Into<String>) {
         self.side(|side| side.content_type = Some(media.into()));
+    }
+
+    /// Has the run's output kept with the job's record, whether or not the job asks for that.
+    pub fn keep_output(&self) {
+        self.side(|side| side.keep_output = true);
     }
 
     /// Leaves a note in the run's record; the last one stays.

@@ -148,7 +148,7 @@ fn done(
     let side = run.side.take().map(|side| *side).unwrap_or_default();
     let is_handler = job.kind.starts_with(HANDLER_PREFIX);
     let first_run = record.attempts.is_empty() && record.spent == 0 && record.crashes == 0;
-    let keeps = keeps_output(job);
+    let keeps = keeps_output(job) || side.keep_output;
     let is_plain = side.follow.is_empty() && side.note.is_none();
     if first_run && !keeps && !is_handler && run.took < WORTH_A_RECORD && is_plain {
         return settlement;
@@ -345,12 +345,13 @@ impl Hearing<'_> {
         let error = failure.as_ref().map(|failure| failure.error.clone());
         if let Some(failure) = failure {
             let side = run.side.take().map(|side| *side).unwrap_or_default();
+            let keeps = keeps_output(self.job) || side.keep_output || state == State::Dead;
             let output = returned_or_written(failure.output, side.output, self.policy.output_max);
             let more = settlement.more_mut();
             let entry =
                 attempt(self.record, &run, failure.word, Some(failure.error), output.as_ref(), self.policy);
             more.attempt = Some(Attempt { note: side.note, stderr: tail(side.stderr), ..entry });
-            more.output = output.filter(|_| keeps_output(self.job) || state == State::Dead);
+            more.output = output.filter(|_| keeps);
         }
         // A store that holds bytes cannot read their type: it is told where they wait.
         if returns && self.record.first.is_some() {

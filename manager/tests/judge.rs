@@ -251,6 +251,24 @@ fn the_end_of_each_stream_is_in_the_record_and_only_the_output_is_handed_on() {
     }
 }
 
+#[test]
+fn a_worker_may_have_the_output_kept_of_a_job_that_does_not_ask() {
+    let job = job(r#"{"type":"t","retries":1}"#);
+    for keeps in [true, false] {
+        let context = JobContext::detached(job.clone());
+        context.write(b"out");
+        if keeps {
+            context.keep_output();
+        }
+        let side = context.take_side();
+        let run = Run { started: now(), took: Duration::ZERO, side, usage: None };
+        let case = Case { lease: lease(), job: Some(&job), record: &Record::default(), run: Some(run) };
+        let settlement = judge(case, Outcome::Done(Output::default()), &policy(), now());
+        let output = settlement.more.and_then(|more| more.output);
+        assert_eq!(output.map(|output| output.text()), keeps.then(|| "out".to_owned()));
+    }
+}
+
 /// Every outcome, by a number and a message.
 fn outcome(which: u8, text: String, wait: u64) -> Outcome {
     match which {

@@ -76,7 +76,8 @@ pub struct Config {
     /// Whether lines of the output may be directives: `::progress 40 text`, `::result {json}`,
     /// `::header content-type=text/html`.
     pub directives: bool,
-    /// Where the whole output of each run goes too, and how long it stays there.
+    /// Where the whole output of each run is kept: `"store"` keeps it with the job's record, as if each job said
+    /// `capture_output`; a table names a folder for files.
     pub keep_output: Option<KeepOutput>,
 }
 
@@ -93,7 +94,7 @@ impl Config {
         if let Some(nice) = self.nice.filter(|nice| !(-20..=19).contains(nice)) {
             return Some(format!("`nice` is {nice}: it goes from -20 to 19"));
         }
-        if let Some(keep) = &self.keep_output
+        if let Some(KeepOutput::Files(keep)) = &self.keep_output
             && (keep.dir.is_empty() || keep.max_size.get() == 0)
         {
             return Some("`keep_output` needs a `dir`, and a `max_size` that is not 0".to_owned());

@@ -1,7 +1,9 @@
-//! `keep_output`: the whole output of each run in a file of its own, and what keeps those files few.
+//! `keep_output`: the whole output of each run, in the store or in a file of its own, and what keeps those files few.
 
 use std::{
+    borrow::Cow,
     collections::HashSet,
+    fmt,
     fs::{DirBuilder, File},
     io::{self, Write},
     os::{fd::OwnedFd, unix::fs::DirBuilderExt},
@@ -20,13 +22,53 @@ use rustix::{
     fs::{AtFlags, Dir, FileType, Mode, OFlags, fstat, open, openat, statat, unlinkat},
     io::Errno,
 };
-use schemars::JsonSchema;
-use serde::Deserialize;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, de};
 
-/// Where the whole output of each run goes, and how long it stays.
+/// Where the whole output of each run is kept.
+#[derive(Clone, Debug)]
+pub enum KeepOutput {
+    /// With the job's record in its store, up to the `output_max` of the config: as if each job had `capture_output`.
+    Store,
+    /// In files.
+    Files(KeepFiles),
+}
+
+impl<'de> Deserialize<'de> for KeepOutput {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Place;
+        impl<'de> de::Visitor<'de> for Place {
+            type Value = KeepOutput;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("\"store\", or a table with a `dir`")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<KeepOutput, E> {
+                match text {
+                    "store" => Ok(KeepOutput::Store),
+                    other => Err(E::invalid_value(de::Unexpected::Str(other), &self)),
+                }
+            }
+            fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<KeepOutput, A::Error> {
+                KeepFiles::deserialize(de::value::MapAccessDeserializer::new(map)).map(KeepOutput::Files)
+            }
+        }
+        deserializer.deserialize_any(Place)
+    }
+}
+
+impl JsonSchema for KeepOutput {
+    fn schema_name() -> Cow<'static, str> {
+        "KeepOutput".into()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "anyOf": [{ "const": "store" }, generator.subschema_for::<KeepFiles>()] })
+    }
+}
+
+/// The files in which the output of each run is kept, and how long they stay.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct KeepOutput {
+pub struct KeepFiles {
     /// The folder, for these files alone: one for each run. It is made if need be.
     pub dir: String,
     /// The most that a file holds; what a run prints beyond it is cut there.
@@ -83,7 +125,7 @@ struct Folder {
 
 impl Keep {
     /// Makes the folder if need be, and sees from now on to its limits.
-    pub(crate) fn new(config: &KeepOutput) -> io::Result<Keep> {
+    pub(crate) fn new(config: &KeepFiles) -> io::Result<Keep> {
         DirBuilder::new().recursive(true).mode(0o700).create(&config.dir)?;
         let dir =
             open(config.dir.as_str(), OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
@@ -330,6 +372,7 @@ fn parse(name: &str) -> Option<(&str, u32, u32, Stream)> {
 
 /// The files of a job's last run by stream, as far as they are kept on this machine.
 pub fn kept_files(config: &KeepOutput, id: &JobId) -> [Option<PathBuf>; 2] {
+    let KeepOutput::Files(config) = config else { return [None, None] };
     let wanted = file_name(id);
     let entries = std::fs::read_dir(&config.dir).into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());

@@ -21,7 +21,7 @@ use ganger_core::Plugin;
 pub use config::{Config, GRACE, ORPHAN_AFTER, RETRY_LATER, Streams, UnknownParams};
 pub use exits::ExitCode;
 pub use ganger_child::{Env, Text};
-pub use keep::{KeepOutput, kept_files};
+pub use keep::{KeepFiles, KeepOutput, kept_files};
 pub use params::{Params, Stdin};
 pub use worker::{Cli, Entry};
 

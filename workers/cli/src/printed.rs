@@ -5,7 +5,7 @@ use ganger_core::{JobContext, Output, Stream};
 use crate::{
     command::Common,
     directives::{Directive, Directives, Said},
-    keep::Kept,
+    keep::{KeepOutput, Kept},
 };
 
 /// What one run prints.
@@ -23,6 +23,9 @@ struct To<'a> {
 
 impl<'a> Printed<'a> {
     pub(crate) fn new(common: &Common, job: &'a JobContext) -> Self {
+        if let Some(KeepOutput::Store) = common.config.keep_output {
+            job.keep_output();
+        }
         let kept = common.keep.as_ref().map(|keep| keep.files(job));
         let to = To { job, kept, result: None, content_type: None };
         Printed { directives: common.config.directives.then(Directives::new), to }

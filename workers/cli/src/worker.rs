@@ -16,7 +16,7 @@ use crate::{
     command::{self, Common},
     config::Config,
     exits::Exits,
-    keep::Keep,
+    keep::{Keep, KeepOutput},
     line::Template,
     params::Params,
     slot::{Ended, Order, Slot},
@@ -99,10 +99,14 @@ impl Worker for Cli {
         let variables = Confinement::variables(confinement.as_ref()).into_iter();
         let base = Base::new(variables, &config.env_pass, &config.env, watch.mark());
         let exits = Exits::new(&config);
-        let keep = config.keep_output.as_ref().map(|keep| {
-            Keep::new(keep).map_err(|error| cannot(&format!("keep output in {}", keep.dir), error))
-        });
-        let keep = keep.transpose()?.map(Arc::new);
+        let keep = match &config.keep_output {
+            Some(KeepOutput::Files(files)) => {
+                let keep = Keep::new(files);
+                Some(keep.map_err(|error| cannot(&format!("keep output in {}", files.dir), error))?)
+            }
+            Some(KeepOutput::Store) | None => None,
+        };
+        let keep = keep.map(Arc::new);
         let confinement = confinement.map(Arc::new);
         let common =
             Arc::new(Common { config, template, base, exits, keep, confinement, nothing: nothing.into() });

@@ -58,6 +58,21 @@ async fn the_whole_output_is_in_a_file_that_is_its_owners_alone() {
 }
 
 #[tokio::test]
+async fn in_the_store_it_is_kept_as_if_each_job_asked_for_it() {
+    for (config, keeps) in [(json!({ "keep_output": "store" }), true), (json!({}), false)] {
+        let job = job_told(sh("echo out"), 100, &Events::default());
+        work(&Rig::with(config).await, &job).await;
+        assert_eq!(job.take_side().unwrap().keep_output, keeps);
+    }
+    let refused =
+        |text: &str| serde_json::from_str::<ganger_worker_cli::Config>(text).unwrap_err().to_string();
+    let error = refused(r#"{"keep_output": "shop"}"#);
+    assert!(error.contains(r#"invalid value: string "shop", expected "store", or a table"#), "{error}");
+    let error = refused(r#"{"keep_output": {"dri": "x"}}"#);
+    assert!(error.contains("unknown field `dri`"), "{error}");
+}
+
+#[tokio::test]
 async fn s6_a_link_that_lies_in_wait_is_not_followed_and_an_open_folder_is_refused() {
     let place = TempDir::new().unwrap();
     let dir = place.path().join("output");
