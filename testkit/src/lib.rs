@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+pub mod machine;
 mod port;
 pub mod proxy;
 pub mod server;

@@ -1,5 +1,6 @@
 //! `cargo xtask test`: everything that must hold, in one command, with the counts at the end.
 
+mod kernel;
 mod servers;
 
 use std::{path::Path, process::Command};
@@ -89,6 +90,7 @@ pub(crate) fn run(root: &Path, parts: &[Part]) -> Result<(), Fault> {
     let wants = |part: Part| parts.contains(&part);
     if wants(Part::Unit) || wants(Part::E2e) {
         servers::provide();
+        kernel::provide();
     }
     if wants(Part::Lint) {
         lint(root, &mut tally);

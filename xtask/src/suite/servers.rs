@@ -37,6 +37,18 @@ const NEEDED: &[Needed] = &[
         package: "nginx",
         what_for: "HTTP is spoken to a real server",
     },
+    Needed {
+        program: "qemu-system-x86_64",
+        apt: "qemu-system-x86",
+        package: "qemu-system-x86",
+        what_for: "control groups are tried in a machine of their own",
+    },
+    Needed {
+        program: "busybox",
+        apt: "busybox-static",
+        package: "busybox",
+        what_for: "that machine has it for its commands",
+    },
 ];
 
 /// A package manager: its program, how it learns what there is, how it installs.
@@ -170,8 +182,8 @@ mod tests {
         /// A package manager that installs whatever it is asked for.
         fn with_manager(self, program: &str) -> Self {
             let folder = self.0.display().to_string();
-            let install =
-                format!("for name in python3 node redis-server nginx; do : > '{folder}'/$name; done");
+            let names: Vec<&str> = NEEDED.iter().map(|needed| needed.program).collect();
+            let install = format!("for name in {}; do : > '{folder}'/$name; done", names.join(" "));
             self.with(program, &format!("case \"$*\" in *install*|*add*) {install};; esac"))
         }
 
@@ -209,7 +221,8 @@ mod tests {
             [
                 "id -u",
                 "apt-get update -qq",
-                "apt-get install -y -qq --no-install-recommends nodejs redis-server nginx-light"
+                "apt-get install -y -qq --no-install-recommends nodejs redis-server nginx-light qemu-system-x86 \
+                 busybox-static"
             ]
         );
     }
@@ -227,8 +240,8 @@ mod tests {
                 "sudo -n true",
                 "sudo -n apk update -q",
                 "apk update -q",
-                "sudo -n apk add -q python3 nodejs redis nginx",
-                "apk add -q python3 nodejs redis nginx"
+                "sudo -n apk add -q python3 nodejs redis nginx qemu-system-x86 busybox",
+                "apk add -q python3 nodejs redis nginx qemu-system-x86 busybox"
             ]
         );
     }
@@ -238,10 +251,9 @@ mod tests {
         let fake =
             Fake::new("may-not").with("id", "echo 1000").with("sudo", "exit 1").with_manager("apt-get");
         let told = fake.provide();
-        assert!(
-            told.contains("apt-get needs root: install python3 nodejs redis-server nginx-light by hand"),
-            "{told}"
-        );
+        let install =
+            "install python3 nodejs redis-server nginx-light qemu-system-x86 busybox-static by hand";
+        assert!(told.contains(&format!("apt-get needs root: {install}")), "{told}");
         assert_eq!(fake.calls(), ["id -u", "sudo -n true"]);
         let told = Fake::new("no-manager").provide();
         assert!(told.contains("no package manager") && told.contains("python3 nodejs redis nginx"), "{told}");
