@@ -12,21 +12,25 @@ use serde::Deserialize;
 
 use crate::{
     account::{self, Account},
+    cgroup::Hold,
     spawn::{Spawner, Step},
     text::Text,
 };
 
-/// How far a command may go. Each holds for one process, but `processes`, which counts all that its user has.
+/// How far a command may go. Each holds for one process, but `memory` and `processes` for all of a job together where a
+/// control group is delegated to ganger.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Processor time, in whole seconds: then SIGXCPU, and SIGKILL 5 s later.
     pub cpu: Option<Period>,
-    /// Memory of its own (RLIMIT_DATA): what it asks for beyond is refused to it.
+    /// Memory. Where a control group keeps it, the whole job is killed beyond; else what a process asks for beyond is
+    /// refused to it (RLIMIT_DATA).
     pub memory: Option<ByteSize>,
     /// Open files.
     pub open_files: Option<u64>,
-    /// Processes and threads of its user. It does not bind root: it takes a `user`.
+    /// Processes and threads. Without a control group all of its user's are counted, and it does not bind root: it
+    /// takes a `user`.
     pub processes: Option<u64>,
     /// The size of a file that it writes: beyond, SIGXFSZ.
     pub file_size: Option<ByteSize>,
@@ -44,6 +48,7 @@ impl Limits {
         none(self.cpu.is_some_and(|cpu| cpu.get().is_zero()), "cpu")
             .or(none(self.memory.is_some_and(|memory| memory.get() == 0), "memory"))
             .or(none(self.open_files == Some(0), "open_files"))
+            .or(none(self.processes == Some(0), "processes"))
     }
 
     /// The limit of processor time in seconds.
@@ -51,14 +56,17 @@ impl Limits {
         self.cpu.map(|cpu| cpu.get().as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX))
     }
 
-    fn rlimits(&self) -> Vec<Rlimit> {
+    /// What of them no control group keeps.
+    fn rlimits(&self, hold: Option<&Hold>) -> Vec<Rlimit> {
+        let memory = self.memory.filter(|_| !hold.is_some_and(Hold::keeps_memory));
+        let processes = self.processes.filter(|_| !hold.is_some_and(Hold::keeps_processes));
         let cpu = self.cpu_seconds().map(|soft| (soft, soft.saturating_add(CPU_GRACE)));
         let same = |value: u64| (value, value);
         [
             ("cpu", libc::RLIMIT_CPU, cpu),
-            ("memory", libc::RLIMIT_DATA, self.memory.map(|memory| same(memory.get()))),
+            ("memory", libc::RLIMIT_DATA, memory.map(|memory| same(memory.get()))),
             ("open_files", libc::RLIMIT_NOFILE, self.open_files.map(same)),
-            ("processes", libc::RLIMIT_NPROC, self.processes.map(same)),
+            ("processes", libc::RLIMIT_NPROC, processes.map(same)),
             ("file_size", libc::RLIMIT_FSIZE, self.file_size.map(|size| same(size.get()))),
             ("core", libc::RLIMIT_CORE, Some(same(self.core.get()))),
         ]
@@ -100,6 +108,8 @@ pub struct Confinement {
     pub(crate) nice: Option<i32>,
     pub(crate) no_new_privs: bool,
     pub(crate) account: Option<Account>,
+    /// What holds for a child and all that it starts together.
+    pub(crate) hold: Option<Hold>,
 }
 
 impl Confinement {
@@ -110,14 +120,22 @@ impl Confinement {
     pub fn new(wanted: Wanted<'_>) -> Result<Option<Confinement>, String> {
         let account = account::of(wanted.user, wanted.group)?;
         let uid = account.as_ref().map_or(rustix::process::geteuid().as_raw(), |account| account.uid);
-        if wanted.limits.is_some_and(|limits| limits.processes.is_some()) && uid == 0 {
-            return Err("`limits.processes` does not bind root: name a `user` for the commands".to_owned());
+        let hold = wanted.limits.map_or(Ok(None), Hold::new);
+        let processes = wanted.limits.and_then(|limits| limits.processes);
+        if processes.is_some() && uid == 0 && !matches!(&hold, Ok(Some(hold)) if hold.keeps_processes()) {
+            let why =
+                hold.err().map(|why| format!(" (a control group would bind it: {why})")).unwrap_or_default();
+            return Err(format!(
+                "`limits.processes` does not bind root: name a `user` for the commands{why}"
+            ));
         }
+        let hold = hold.ok().flatten();
         let confinement = Confinement {
-            limits: wanted.limits.map(Limits::rlimits).unwrap_or_default(),
+            limits: wanted.limits.map(|limits| limits.rlimits(hold.as_ref())).unwrap_or_default(),
             nice: wanted.nice,
             no_new_privs: wanted.no_new_privs,
             account,
+            hold,
         };
         if confinement.limits.is_empty()
             && wanted.nice.is_none()
@@ -126,7 +144,7 @@ impl Confinement {
         {
             return Ok(None);
         }
-        match Spawner::new().try_out(&confinement) {
+        match Spawner::new().try_out(Some(&confinement), None) {
             Ok(()) => Ok(Some(confinement)),
             Err(error) => Err(error.to_string()),
         }
@@ -163,6 +181,7 @@ impl Confinement {
             Step::Nice => format!("`nice` cannot be {}", self.nice.unwrap_or_default()),
             Step::User => "`user` and `group` cannot be set: ganger must run as root for that".to_owned(),
             Step::NoNewPrivs => "`no_new_privs` cannot be set".to_owned(),
+            Step::Place => return crate::cgroup::refused(error),
             // What stops a job for now, or is the program's own.
             Step::Files | Step::Exec => return error,
         };

@@ -1,13 +1,15 @@
 //! The process group of a slot's child, as the two sides see it that may signal and reap it.
 
 use std::{
-    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use schemars::JsonSchema;
 use serde::Deserialize;
+
+use crate::cgroup::Cage;
 
 /// Guards a group against a signal that comes when its number belongs to somebody else: signals are sent, and
 /// the number is given up, under one lock.
@@ -60,6 +62,8 @@ impl StopSignal {
 struct State {
     phase: Phase,
     asked: Option<Ask>,
+    /// Where the child has a control group: a kill is for all that is in it.
+    cage: Option<Arc<Cage>>,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -90,15 +94,16 @@ impl Group {
 
     /// A command is going to be started.
     pub fn begin(&self) {
-        *self.lock() = State { phase: Phase::Starting, asked: None };
+        *self.lock() = State { phase: Phase::Starting, ..State::default() };
     }
 
     /// It was started, and leads a group of its number. What was asked meanwhile happens now.
-    pub(crate) fn started(&self, leader: Pid) {
+    pub(crate) fn started(&self, leader: Pid, cage: Option<Arc<Cage>>) {
         let mut state = self.lock();
         state.phase = Phase::Running(leader);
+        state.cage = cage;
         if let Some(ask) = state.asked {
-            self.send(leader, ask);
+            self.send(&state, leader, ask);
         }
     }
 
@@ -108,7 +113,7 @@ impl Group {
         match state.phase {
             Phase::Idle => return false,
             Phase::Starting => {}
-            Phase::Running(leader) => self.send(leader, ask),
+            Phase::Running(leader) => self.send(&state, leader, ask),
         }
         state.asked = state.asked.max(Some(ask));
         self.asked.notify_all();
@@ -127,21 +132,30 @@ impl Group {
         waited.unwrap_or_else(PoisonError::into_inner).0.asked
     }
 
-    /// Kills what is left of the group and gives its number up; the leader has ended and can be reaped. What it
-    /// was asked before that.
+    /// Kills what is left of the group and gives its number up; the leader has ended and can be reaped. Of one that was
+    /// asked to stop all that it started is killed. What it was asked before that.
     pub(crate) fn end(&self) -> Option<Ask> {
         let mut state = self.lock();
+        let cage = state.cage.take();
         if let Phase::Running(leader) = state.phase {
-            self.send(leader, Ask::Kill);
+            self.send(&state, leader, Ask::Kill);
+        }
+        if let Some(cage) = cage.filter(|_| state.asked.is_some()) {
+            cage.kill();
         }
         state.phase = Phase::Idle;
         state.asked
     }
 
-    fn send(&self, leader: Pid, ask: Ask) {
+    fn send(&self, state: &State, leader: Pid, ask: Ask) {
         // What is gone cannot be signalled, and need not be.
         match ask {
-            Ask::Kill => signal(leader, Signal::KILL),
+            Ask::Kill => {
+                signal(leader, Signal::KILL);
+                if let Some(cage) = &state.cage {
+                    cage.kill();
+                }
+            }
             Ask::Stop => {
                 signal(leader, self.stop.signal());
                 // A stopped process hears of it only when it goes on.

@@ -9,6 +9,7 @@ use rustix::{
 };
 
 use crate::{
+    cgroup::{Cage, Counts, Over},
     confine::Confinement,
     group::{Ask, Group, StopSignal},
     marked::kill_marked,
@@ -25,6 +26,8 @@ pub struct Keeper {
     spawner: Spawner,
     confinement: Option<Arc<Confinement>>,
     umask: Option<u32>,
+    /// The control group of the child, or of the one before, and what was counted there when it began.
+    cage: Option<(Arc<Cage>, Counts)>,
 }
 
 /// How a child ended.
@@ -34,6 +37,8 @@ pub struct End {
     pub asked: Option<Ask>,
     /// How it ended. An error if the host program has waited for it, so that nobody knows.
     pub reaped: io::Result<Reaped>,
+    /// Which limits it reached together with all that it started, where a control group keeps those.
+    pub over: Option<Over>,
 }
 
 impl Keeper {
@@ -45,6 +50,7 @@ impl Keeper {
             spawner: Spawner::new(),
             confinement: None,
             umask: None,
+            cage: None,
         }
     }
 
@@ -87,10 +93,24 @@ impl Keeper {
                 let _ = fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
             }
         }
-        let leader = self.spawner.spawn(spawn, self.confinement.as_deref(), self.umask)?;
+        let leader = self.spawn(spawn)?;
         self.seat.set(Some(leader));
-        self.group.started(leader);
+        self.group.started(leader, self.cage.as_ref().map(|(cage, _)| Arc::clone(cage)));
         Ok(leader)
+    }
+
+    fn spawn(&mut self, spawn: &Spawn<'_>) -> io::Result<Pid> {
+        let (confinement, umask) = (self.confinement.as_deref(), self.umask);
+        let Some(hold) = confinement.and_then(|confinement| confinement.hold.as_ref()) else {
+            return self.spawner.spawn(spawn, confinement, umask, None);
+        };
+        let cage = hold.cage(self.cage.take().map(|(cage, _)| cage))?;
+        let counts = cage.counts();
+        let started = cage.with_place(|place| self.spawner.spawn(spawn, confinement, umask, Some(place)));
+        // What the system has no number for is not the program's fault: the next start has another group.
+        let is_fit = !started.as_ref().is_err_and(|error| error.raw_os_error().is_none());
+        self.cage = is_fit.then_some((cage, counts));
+        started
     }
 
     /// Says that the child that [`Group::begin`] announced could not be started. What it was asked meanwhile.
@@ -103,7 +123,9 @@ impl Keeper {
     pub fn end(&mut self, leader: Pid) -> End {
         self.seat.set(None);
         let asked = self.group.end();
-        End { asked, reaped: reap(leader) }
+        let reaped = reap(leader);
+        let over = self.cage.as_ref().map(|(cage, before)| cage.counts().since(*before));
+        End { asked, reaped, over }
     }
 
     /// Kills every process that has this run's mark and `entry` (`NAME=value`) in its environment: what left the

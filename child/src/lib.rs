@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 
 mod account;
+mod cgroup;
 mod confine;
 mod end;
 mod environment;
@@ -15,6 +16,7 @@ mod sys;
 mod text;
 mod watch;
 
+pub use cgroup::Over;
 pub use confine::{Confinement, Limits, Wanted};
 pub use end::{Killer, describe};
 pub use environment::{Base, OWN, RUN, check_name};

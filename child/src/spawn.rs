@@ -16,7 +16,7 @@ use std::{
 
 use rustix::{io::fcntl_dupfd_cloexec, process::Pid};
 
-use crate::{confine::Confinement, strings::Strings};
+use crate::{cgroup::refused, confine::Confinement, strings::Strings, sys::clone_into};
 
 /// Far more than the calls of a child take: none of them nests.
 const STACK: usize = 32 << 10;
@@ -57,6 +57,16 @@ pub struct Spawn<'a> {
     pub stderr: BorrowedFd<'a>,
 }
 
+/// The control group that a child is to be in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Place<'a> {
+    /// From its first moment on: the group's directory. It costs nothing.
+    Born(BorrowedFd<'a>),
+    /// The child goes there itself, by the group's `cgroup.procs`. Where nothing moved just before, the kernel waits
+    /// for all processors to notice: some 10 ms.
+    Moves(BorrowedFd<'a>),
+}
+
 /// Starts programs, one at a time.
 #[derive(Debug)]
 pub(crate) struct Spawner {
@@ -85,6 +95,7 @@ impl Spawner {
         command: &Spawn<'_>,
         confinement: Option<&Confinement>,
         umask: Option<u32>,
+        place: Option<Place<'_>>,
     ) -> io::Result<Pid> {
         let (argv, env) = (command.argv.pointers(), command.env.pointers());
         let files = [command.stdin, command.stdout, command.stderr];
@@ -103,13 +114,18 @@ impl Spawner {
             files: [number(0), number(1), number(2)],
             confinement,
             umask,
+            place,
             failed: None,
         };
         run(&mut self.stack, errand)
     }
 
     /// Tries what children are to be held to, in a child that does nothing else.
-    pub(crate) fn try_out(&mut self, confinement: &Confinement) -> io::Result<()> {
+    pub(crate) fn try_out(
+        &mut self,
+        confinement: Option<&Confinement>,
+        place: Option<Place<'_>>,
+    ) -> io::Result<()> {
         let errand = Errand {
             signals: &[],
             program: ptr::null(),
@@ -117,8 +133,9 @@ impl Spawner {
             env: ptr::null(),
             cwd: ptr::null(),
             files: [0, 1, 2],
-            confinement: Some(confinement),
+            confinement,
             umask: None,
+            place,
             failed: None,
         };
         // It exits at once.
@@ -139,11 +156,19 @@ fn run(stack: &mut [MaybeUninit<u8>], mut errand: Errand<'_>) -> io::Result<Pid>
         let (mut all, mut before) = (MaybeUninit::uninit(), MaybeUninit::uninit());
         libc::sigfillset(all.as_mut_ptr());
         libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
-        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
-        let pid = libc::clone(in_child, top, flags, ptr::from_mut(&mut errand).cast());
-        let error = io::Error::last_os_error();
+        let argument = ptr::from_mut(&mut errand).cast();
+        let pid = match errand.place {
+            Some(Place::Born(group)) => {
+                clone_into(group, in_child, stack.as_mut_ptr().cast(), top, argument).map_err(refused)
+            }
+            _ => {
+                let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+                let pid = libc::clone(in_child, top, flags, argument);
+                Pid::from_raw(pid).filter(|_| pid > 0).ok_or_else(io::Error::last_os_error)
+            }
+        };
         libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), ptr::null_mut());
-        Pid::from_raw(pid).filter(|_| pid > 0).ok_or(error)?
+        pid?
     };
     // SAFETY: the child wrote it, if it did, while this thread stood still.
     let failed = unsafe { ptr::from_ref(&errand.failed).read_volatile() };
@@ -179,6 +204,7 @@ struct Errand<'a> {
     files: [c_int; 3],
     confinement: Option<&'a Confinement>,
     umask: Option<u32>,
+    place: Option<Place<'a>>,
     /// What it could not do, and the system's reason.
     failed: Option<(Step, c_int)>,
 }
@@ -186,6 +212,8 @@ struct Errand<'a> {
 /// What can fail in a child.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
+    /// To go to its control group.
+    Place,
     Files,
     /// One of the limits, by its place.
     Limit(usize),
@@ -223,6 +251,12 @@ unsafe fn become_command(errand: &Errand<'_>) -> Result<(), Step> {
         }
         let mut none = MaybeUninit::uninit();
         libc::sigemptyset(none.as_mut_ptr());
+        // Before a user changes, and a file is overwritten.
+        if let Some(Place::Moves(procs)) = errand.place
+            && libc::write(procs.as_raw_fd(), c"0".as_ptr().cast(), 1) != 1
+        {
+            return Err(Step::Place);
+        }
         if errand.program.is_null() {
             return errand.confinement.map_or(Ok(()), |confinement| confine(confinement));
         }
@@ -315,7 +349,7 @@ mod tests {
             stdout: out_theirs.as_fd(),
             stderr: err_theirs.as_fd(),
         };
-        let pid = Spawner::new().spawn(&spawn, None, None).unwrap();
+        let pid = Spawner::new().spawn(&spawn, None, None, None).unwrap();
         drop((out_theirs, err_theirs));
         let read = |file: OwnedFd| {
             let mut text = String::new();
@@ -324,5 +358,64 @@ mod tests {
         };
         assert_eq!((read(out).as_str(), read(err).as_str()), ("said\nended\n", "complained\n"));
         assert!(reap(pid).unwrap().status.success());
+    }
+
+    /// A control group of this test's own, where this user may make one.
+    struct Group(std::path::PathBuf);
+
+    impl Group {
+        fn new() -> Option<Self> {
+            let mounts = std::fs::read_to_string("/proc/self/mounts").ok()?;
+            let mount =
+                mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2"))?.split(' ').nth(1)?;
+            let dir = format!("{mount}/ganger-test-{}", std::process::id());
+            std::fs::create_dir(&dir).ok().map(|()| Group(dir.into()))
+        }
+    }
+
+    impl Drop for Group {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir(&self.0);
+        }
+    }
+
+    #[test]
+    #[allow(clippy::print_stdout, reason = "a test that is not tried says so")]
+    fn a_child_is_in_its_control_group_whichever_way() {
+        let Some(group) = Group::new() else {
+            println!("not tried: this user may make no control group");
+            return;
+        };
+        let nothing = File::open("/dev/null").unwrap();
+        let dir = File::open(&group.0).unwrap();
+        let procs = File::options().write(true).open(group.0.join("cgroup.procs")).unwrap();
+        let name = group.0.file_name().unwrap().to_str().unwrap();
+        for place in [Place::Moves(procs.as_fd()), Place::Born(dir.as_fd())] {
+            if matches!(place, Place::Born(_)) && Spawner::new().try_out(None, Some(place)).is_err() {
+                println!("not tried: no child can be made in a group here");
+                return;
+            }
+            let (out, theirs) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+            let spawn = Spawn {
+                program: c"/bin/cat",
+                argv: &strings(&["cat", "/proc/self/cgroup"]),
+                env: &strings(&[]),
+                cwd: None,
+                stdin: nothing.as_fd(),
+                stdout: theirs.as_fd(),
+                stderr: theirs.as_fd(),
+            };
+            let pid = Spawner::new().spawn(&spawn, None, None, Some(place)).unwrap();
+            drop(theirs);
+            let mut text = String::new();
+            File::from(out).read_to_string(&mut text).unwrap();
+            assert!(reap(pid).unwrap().status.success());
+            assert!(
+                text.lines().any(|line| line.starts_with("0::") && line.ends_with(name)),
+                "{place:?}: {text}"
+            );
+        }
+        let own = std::fs::read_to_string("/proc/self/cgroup").unwrap();
+        assert!(!own.contains(name), "{own}");
     }
 }

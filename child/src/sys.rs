@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::{
-    ffi::c_int,
+    ffi::{c_int, c_void},
     io,
     mem::MaybeUninit,
     os::{
@@ -58,6 +58,73 @@ pub(crate) fn reap(pid: Pid) -> io::Result<Reaped> {
         cpu: time(usage.ru_utime) + time(usage.ru_stime),
         max_rss_kib: usage.ru_maxrss.unsigned_abs(),
     })
+}
+
+/// CLONE_INTO_CGROUP, which the C library's own constants have no room for.
+#[cfg(target_arch = "x86_64")]
+const INTO_CGROUP: u64 = 1 << 33;
+
+/// What clone(2) does with CLONE_VM | CLONE_VFORK, with a child that is in a control group from its first moment on.
+///
+/// clone3(2) has no wrapper in the C library, and a child on a stack of its own cannot return from one.
+///
+/// # Safety
+/// As for clone(2): the stack from `bottom` to `top`, a multiple of 16, is the child's alone, and `run` does what a
+/// child on its parent's memory may do, and exits.
+#[cfg(target_arch = "x86_64")]
+pub(crate) unsafe fn clone_into(
+    group: BorrowedFd<'_>,
+    run: extern "C" fn(*mut c_void) -> c_int,
+    bottom: *mut c_void,
+    top: *mut c_void,
+    argument: *mut c_void,
+) -> io::Result<Pid> {
+    // SAFETY: all zero is a valid value: nothing is asked for.
+    let mut args: libc::clone_args = unsafe { MaybeUninit::zeroed().assume_init() };
+    args.flags = (libc::CLONE_VM | libc::CLONE_VFORK) as u64 | INTO_CGROUP;
+    args.exit_signal = libc::SIGCHLD as u64;
+    args.stack = bottom.addr() as u64;
+    args.stack_size = (top.addr() - bottom.addr()) as u64;
+    args.cgroup = group.as_raw_fd() as u64;
+    let pid: i64;
+    // SAFETY: the child leaves this at once for `run`, on its own stack, and never comes back; the parent finds every
+    // register as it was but those named.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "xor ebp, ebp",
+            "mov rdi, r12",
+            "call r13",
+            "ud2",
+            "2:",
+            inlateout("rax") libc::SYS_clone3 => pid,
+            in("rdi") &raw const args,
+            in("rsi") size_of::<libc::clone_args>(),
+            in("r12") argument,
+            in("r13") run,
+            out("rcx") _,
+            out("r11") _,
+        );
+    }
+    let pid = i32::try_from(pid).unwrap_or(-libc::EINVAL);
+    Pid::from_raw(pid).filter(|_| pid > 0).ok_or_else(|| io::Error::from_raw_os_error(-pid))
+}
+
+/// Not on this machine: the child goes to its group by itself.
+///
+/// # Safety
+/// Does nothing.
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) unsafe fn clone_into(
+    _group: BorrowedFd<'_>,
+    _run: extern "C" fn(*mut c_void) -> c_int,
+    _bottom: *mut c_void,
+    _top: *mut c_void,
+    _argument: *mut c_void,
+) -> io::Result<Pid> {
+    Err(io::Error::from_raw_os_error(libc::ENOSYS))
 }
 
 /// The most memory that this process has had at once, in KiB: what a child is said to have had at least.
@@ -201,6 +268,8 @@ pub(crate) fn fork_watcher(keep: BorrowedFd<'_>, body: impl FnOnce()) -> io::Res
             // SAFETY: as above; `mark` is this process's own copy, and the length is not changed.
             unsafe {
                 libc::setsid();
+                // Handed on by the fork: nobody sees the watcher without its name.
+                libc::prctl(libc::PR_SET_NAME, c"ganger-watch".as_ptr());
                 match libc::fork() {
                     0 => {}
                     -1 => libc::_exit(1),
@@ -209,7 +278,6 @@ pub(crate) fn fork_watcher(keep: BorrowedFd<'_>, body: impl FnOnce()) -> io::Res
                 let mut signals = MaybeUninit::uninit();
                 libc::sigfillset(signals.as_mut_ptr());
                 libc::sigprocmask(libc::SIG_SETMASK, signals.as_ptr(), std::ptr::null_mut());
-                libc::prctl(libc::PR_SET_NAME, c"ganger-watch".as_ptr());
                 libc::chdir(c"/".as_ptr());
                 close_all_but(keep);
                 if let Some(mark) = mark {

@@ -58,7 +58,7 @@ pub struct Config {
     pub retry_later: Period,
     /// The signal that tells a command to stop.
     pub kill_signal: StopSignal,
-    /// How far each process of a command may go.
+    /// How far a command may go.
     pub limits: Option<Limits>,
     /// The user that commands run as, by name or number: takes a ganger that runs as root. HOME and USER are that
     /// one's.

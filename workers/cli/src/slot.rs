@@ -13,7 +13,7 @@ use std::{
 };
 
 use ganger_child::{
-    Ask, End, Group, Keeper, Killer, Reaped, Watch, await_end, describe, has_ended, may_pass,
+    Ask, End, Group, Keeper, Killer, Over, Reaped, Watch, await_end, describe, has_ended, may_pass,
 };
 use ganger_core::{JobContext, JobError, Output};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -134,21 +134,26 @@ impl Far {
         self.attend(leader, &mut pipes, &mut printed);
         drop(pipes);
         let returned = printed.end();
-        let End { asked, reaped } = self.keeper.end(leader);
+        let End { asked, reaped, over } = self.keeper.end(leader);
         if asked.is_some() {
             self.kill_strays(job);
         }
         let (result, how) = match reaped {
             Ok(reaped) => {
                 job.used(reaped.usage());
-                self.judge(&reaped, job)
+                self.judge(&reaped, over, job)
             }
             Err(error) => (Err(JobError::lost(format!("nobody knows how the command ended: {error}"))), None),
         };
         Ended { result: result.map(|()| returned), asked, how }
     }
 
-    fn judge(&self, reaped: &Reaped, job: &JobContext) -> (Result<(), JobError>, Option<Cow<'static, str>>) {
+    fn judge(
+        &self,
+        reaped: &Reaped,
+        over: Option<Over>,
+        job: &JobContext,
+    ) -> (Result<(), JobError>, Option<Cow<'static, str>>) {
         tracing::trace!(
             job = %job.id(),
             cpu_ms = reaped.cpu.as_millis() as u64,
@@ -159,7 +164,7 @@ impl Far {
             true => (Ok(()), Some("exit status 0".into())),
             false => {
                 let limits = self.common.config.limits.as_ref();
-                let verdict = verdict::of(reaped, &self.common.exits, limits, &self.killer);
+                let verdict = verdict::of(reaped, &self.common.exits, limits, over, &self.killer);
                 (verdict, Some(describe(reaped.status).into()))
             }
         }

@@ -2,7 +2,7 @@
 
 use std::os::unix::process::ExitStatusExt;
 
-use ganger_child::{Killer, Limits, Reaped, describe, own_max_rss_kib};
+use ganger_child::{Killer, Limits, Over, Reaped, describe, own_max_rss_kib};
 use ganger_core::JobError;
 
 use crate::exits::{Exits, Fate};
@@ -12,18 +12,41 @@ pub(crate) fn of(
     reaped: &Reaped,
     exits: &Exits,
     limits: Option<&Limits>,
+    tree: Option<Over>,
     killer: &Killer,
 ) -> Result<(), JobError> {
     if reaped.status.success() {
         return Ok(());
     }
-    let error = match (reaped.status.code(), limits.and_then(|limits| over(reaped, limits))) {
+    let is_killed = reaped.status.signal() == Some(libc::SIGKILL);
+    let tree = tree.unwrap_or_default();
+    if let Some(memory) = limits.and_then(|limits| limits.memory).filter(|_| is_killed && tree.memory) {
+        // So that it is not held against the next command.
+        killer.struck();
+        return Err(JobError::lost(format!(
+            "killed by SIGKILL, out of memory: over its memory limit of {memory}"
+        )));
+    }
+    let over = limits.and_then(|limits| {
+        let together = over_together(tree, limits).filter(|_| !is_killed);
+        together.or_else(|| over(reaped, limits))
+    });
+    let error = match (reaped.status.code(), over) {
         // A wait status has no more than eight bits for it.
         (Some(code), over) => of_exit(code as u8, over, exits),
         (None, Some(over)) => JobError::retry(format!("{}: {over}", describe(reaped.status))),
         (None, None) => of_signal(reaped, killer),
     };
     Err(error)
+}
+
+/// Which limit a command and all that it started had reached together.
+fn over_together(tree: Over, limits: &Limits) -> Option<String> {
+    if let Some(memory) = limits.memory.filter(|_| tree.memory) {
+        return Some(format!("what it started was killed, over its memory limit of {memory}"));
+    }
+    let processes = limits.processes.filter(|_| tree.processes)?;
+    Some(format!("it was at its processes limit of {processes}"))
 }
 
 /// Which limit a command that failed had reached, as far as that can be told.
@@ -72,16 +95,24 @@ fn of_exit(code: u8, over: Option<String>, exits: &Exits) -> JobError {
 
 #[cfg(test)]
 mod tests {
-    use ganger_core::Advice;
+    use ganger_core::{Advice, ByteSize};
     use std::{process::ExitStatus, time::Duration};
 
     use super::*;
     use crate::config::Config;
 
     fn judge(wait_status: i32) -> (String, Option<Advice>) {
+        judge_tree(wait_status, None)
+    }
+
+    /// With limits, that a job's processes may have reached together.
+    fn judge_tree(wait_status: i32, tree: Option<Over>) -> (String, Option<Advice>) {
         let reaped =
             Reaped { status: ExitStatus::from_raw(wait_status), cpu: Duration::ZERO, max_rss_kib: 2048 };
-        match of(&reaped, &Exits::new(&Config::default()), None, &Killer::new()) {
+        let limits =
+            Limits { memory: Some(ByteSize::new(64 << 20)), processes: Some(20), ..Limits::default() };
+        let limits = tree.map(|_| &limits);
+        match of(&reaped, &Exits::new(&Config::default()), limits, tree, &Killer::new()) {
             Ok(()) => (String::new(), None),
             Err(error) => (error.message().to_owned(), Some(error.advice())),
         }
@@ -109,5 +140,39 @@ mod tests {
         for (status, message, advice) in cases {
             assert_eq!(judge(status), (message.to_owned(), advice), "wait status {status}");
         }
+    }
+
+    #[test]
+    fn what_the_whole_job_was_over_is_named() {
+        let (memory, processes) =
+            (Over { memory: true, processes: false }, Over { memory: false, processes: true });
+        let out_of_memory = "killed by SIGKILL, out of memory: over its memory limit of 64MiB";
+        let not_by_ganger = "killed by SIGKILL, not by ganger (it had used at most 2 MiB)";
+        let cases = [
+            (libc::SIGKILL, memory, out_of_memory, Advice::Lost),
+            (libc::SIGKILL, processes, not_by_ganger, Advice::Lost),
+            (2 << 8, processes, "exit status 2; it was at its processes limit of 20", Advice::Retry),
+            (
+                libc::SIGSEGV,
+                processes,
+                "killed by SIGSEGV: it was at its processes limit of 20",
+                Advice::Retry,
+            ),
+            (
+                1 << 8,
+                memory,
+                "exit status 1; what it started was killed, over its memory limit of 64MiB",
+                Advice::Retry,
+            ),
+            (1 << 8, Over::default(), "exit status 1", Advice::Retry),
+        ];
+        for (status, over, message, advice) in cases {
+            assert_eq!(
+                judge_tree(status, Some(over)),
+                (message.to_owned(), Some(advice)),
+                "wait status {status}"
+            );
+        }
+        assert_eq!(judge_tree(0, Some(memory)), (String::new(), None));
     }
 }
