@@ -60,10 +60,10 @@ pub struct Spawn<'a> {
 /// The control group that a child is to be in.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Place<'a> {
-    /// From its first moment on: the group's directory. It costs nothing.
+    /// From its first moment on: the group's directory.
     Born(BorrowedFd<'a>),
     /// The child goes there itself, by the group's `cgroup.procs`. Where nothing moved just before, the kernel waits
-    /// for all processors to notice: some 10 ms.
+    /// for all processors to notice: 10 ms.
     Moves(BorrowedFd<'a>),
 }
 
