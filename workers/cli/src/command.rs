@@ -10,7 +10,9 @@ use std::{
     sync::Arc,
 };
 
-use ganger_child::{Base, Confinement, Keeper, Nul, Refusal, Spawn, Strings, check_name, explain, find};
+use ganger_child::{
+    Base, Confinement, Keeper, Nul, Refusal, Spawn, Strings, Umask, check_name, explain, find,
+};
 use ganger_core::{JobContext, JobError, OptionsError};
 use rustix::{
     fs::{MemfdFlags, memfd_create},
@@ -24,7 +26,7 @@ use crate::{
     exits::Exits,
     keep::Keep,
     line::{Line, Template},
-    params::{Params, Umask},
+    params::Params,
 };
 
 /// What all commands of an entry have in common.

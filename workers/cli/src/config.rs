@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ganger_child::{Env, Limits, StopSignal, Text, Wanted};
+use ganger_child::{Env, Limits, StopSignal, Text, Umask, Wanted};
 use ganger_core::Period;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
@@ -12,7 +12,6 @@ use crate::{
     exits::{self, ExitCode},
     keep::KeepOutput,
     line,
-    params::Umask,
 };
 
 /// Options of a `cli` entry.

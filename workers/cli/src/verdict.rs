@@ -2,7 +2,7 @@
 
 use std::os::unix::process::ExitStatusExt;
 
-use ganger_child::{Killer, Limits, Over, Reaped, describe, own_max_rss_kib};
+use ganger_child::{Killer, Limits, Over, Reaped, describe};
 use ganger_core::JobError;
 
 use crate::exits::{Exits, Fate};
@@ -18,19 +18,13 @@ pub(crate) fn of(
     if reaped.status.success() {
         return Ok(());
     }
+    let over = limits.and_then(|limits| limits.over(reaped, tree));
     let is_killed = reaped.status.signal() == Some(libc::SIGKILL);
-    let tree = tree.unwrap_or_default();
-    if let Some(memory) = limits.and_then(|limits| limits.memory).filter(|_| is_killed && tree.memory) {
+    if let Some(over) = over.as_ref().filter(|_| is_killed && tree.is_some_and(|tree| tree.memory)) {
         // So that it is not held against the next command.
         killer.struck();
-        return Err(JobError::lost(format!(
-            "killed by SIGKILL, out of memory: over its memory limit of {memory}"
-        )));
+        return Err(JobError::lost(format!("killed by SIGKILL, {over}")));
     }
-    let over = limits.and_then(|limits| {
-        let together = over_together(tree, limits).filter(|_| !is_killed);
-        together.or_else(|| over(reaped, limits))
-    });
     let error = match (reaped.status.code(), over) {
         // A wait status has no more than eight bits for it.
         (Some(code), over) => of_exit(code as u8, over, exits),
@@ -38,35 +32,6 @@ pub(crate) fn of(
         (None, None) => of_signal(reaped, killer),
     };
     Err(error)
-}
-
-/// Which limit a command and all that it started had reached together.
-fn over_together(tree: Over, limits: &Limits) -> Option<String> {
-    if let Some(memory) = limits.memory.filter(|_| tree.memory) {
-        return Some(format!("what it started was killed, over its memory limit of {memory}"));
-    }
-    let processes = limits.processes.filter(|_| tree.processes)?;
-    Some(format!("it was at its processes limit of {processes}"))
-}
-
-/// Which limit a command that failed had reached, as far as that can be told.
-fn over(reaped: &Reaped, limits: &Limits) -> Option<String> {
-    let signal = reaped.status.signal();
-    if let Some(seconds) = limits.cpu_seconds()
-        && (signal == Some(libc::SIGXCPU) || signal == Some(libc::SIGKILL) && reaped.cpu.as_secs() >= seconds)
-    {
-        return Some(format!("over its cpu limit of {seconds} s"));
-    }
-    if let Some(size) = limits.file_size.filter(|_| signal == Some(libc::SIGXFSZ)) {
-        return Some(format!("over its file_size limit of {size}"));
-    }
-    // What it was refused only it knows; but where it had nearly all, it wanted more.
-    let memory = limits.memory.filter(|_| signal != Some(libc::SIGKILL))?;
-    let near = memory.get() / 1024 / 10 * 9;
-    (reaped.max_rss_kib >= near && own_max_rss_kib() < near).then(|| {
-        let mib = reaped.max_rss_kib.div_ceil(1024);
-        format!("it had used {mib} MiB, near its memory limit of {memory}")
-    })
 }
 
 fn of_signal(reaped: &Reaped, killer: &Killer) -> JobError {
