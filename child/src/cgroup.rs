@@ -64,13 +64,13 @@ impl Hold {
 }
 
 impl Limits {
-    /// How they are kept here, in words. Changes nothing.
-    pub fn about(&self) -> String {
+    /// How they are kept here, in words: for a `whole` (a job, a program) or for each process of it. Changes nothing.
+    pub fn about(&self, whole: &str) -> String {
         let kept = is_for(self).then(|| Delegated::find().and_then(|delegated| delegated.keeps(self)));
         match kept {
             Some(Ok(kept)) => {
                 format!(
-                    "limits: {} of each job as a whole by control group, the rest by setrlimit",
+                    "limits: {} of each {whole} as a whole by control group, the rest by setrlimit",
                     kept.names()
                 )
             }

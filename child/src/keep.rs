@@ -85,11 +85,11 @@ impl Keeper {
             return Err(Errno::AGAIN.into());
         }
         if let Some((uid, gid)) = self.confinement.as_ref().and_then(|confinement| confinement.owner()) {
-            // As /dev/stdout it is opened anew, by its permissions.
+            // As /dev/stdin or /dev/stdout it is opened anew, by its permissions.
             let is_pipe = |file: &BorrowedFd<'_>| {
                 fstat(file).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo)
             };
-            for file in [spawn.stdout, spawn.stderr].into_iter().filter(is_pipe) {
+            for file in [spawn.stdin, spawn.stdout, spawn.stderr].into_iter().filter(is_pipe) {
                 let _ = fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
             }
         }

@@ -2,7 +2,7 @@
 
 use std::{fs::File, sync::Arc, time::Duration};
 
-use ganger_child::{Ask, Base, Confinement, Group, Killer, Limits, Watch, check_name, listen_to_children};
+use ganger_child::{Ask, Base, Confinement, Group, Killer, Watch, check_name, listen_to_children};
 use ganger_core::{
     HANDLER_PREFIX, JobContext, JobError, OptionsError, Output, Period, SlotContext, StopReason, Worker,
     WorkerContext, WorkerError,
@@ -63,7 +63,7 @@ impl Worker for Cli {
     }
 
     fn about(config: &Config) -> Option<String> {
-        config.limits.as_ref().map(Limits::about)
+        config.limits.as_ref().map(|limits| limits.about("job"))
     }
 
     async fn share(config: Config, cx: &WorkerContext) -> Result<Arc<Entry>, WorkerError> {

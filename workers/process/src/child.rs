@@ -10,9 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ganger_child::{Ask, Env, Keeper, Strings, find};
+use ganger_child::{Ask, Env, Strings, find};
 use ganger_core::{JobContext, JobId};
 use rustix::{
+    param::clock_ticks_per_second,
     pipe::{PipeFlags, pipe_with},
     process::Pid,
 };
@@ -35,8 +36,8 @@ const KILL_MAX: Duration = Duration::from_secs(5);
 /// How long one whose pipe has closed may take to be seen as ended.
 const END_MAX: Duration = Duration::from_secs(1);
 
-/// How often its memory is looked at, at most.
-const MEMORY_EVERY: Duration = Duration::from_millis(200);
+/// How often what it has used is looked at, at most.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// The variable that marks one program and what it starts.
 const MARK: &str = "GANGER_PROCESS";
@@ -73,7 +74,9 @@ pub(crate) struct Child {
     pub(crate) ping_at: Instant,
     /// By when it must have answered the last ping.
     pub(crate) pong_due: Option<Instant>,
-    memory_at: Instant,
+    /// When what it has used is looked at next, and whether it was too much.
+    look_at: Instant,
+    worn: bool,
     timer: Pin<Box<Sleep>>,
 }
 
@@ -97,9 +100,8 @@ impl Child {
         let Pipes { input, output, stdin, stdout } =
             pipes().map_err(|error| format!("no pipe for `{}`: {error}", entry.config.command))?;
         let order = order(entry, stdin, stdout)?;
-        let (warden, told) =
-            Warden::start(Keeper::new(&entry.watch), order, format!("{}-{slot}", entry.name))
-                .map_err(|error| format!("no thread for `{}`: {error}", entry.config.command))?;
+        let (warden, told) = Warden::start(entry.keeper(), order, format!("{}-{slot}", entry.name))
+            .map_err(|error| format!("no thread for `{}`: {error}", entry.config.command))?;
         let mut starting = Starting(Some(warden));
         let late = || format!("it said no `hello` within `start_timeout` ({})", entry.config.start_timeout);
         let pid = match timeout_at(until, told).await {
@@ -129,7 +131,8 @@ impl Child {
             pings: 0,
             ping_at: now + entry.config.ping_every.get(),
             pong_due: None,
-            memory_at: now,
+            look_at: now,
+            worn: false,
             timer: Box::pin(sleep_until(until)),
         };
         let why = match timeout_at(until, child.greet(entry, slot, wanted)).await {
@@ -314,18 +317,21 @@ impl Child {
         self.over || self.warden.ended.borrow().is_some()
     }
 
-    /// Whether it is to be replaced: it has done its number of jobs, or grown too large.
+    /// Whether it is to be replaced: it has done its number of jobs, grown too large, or used so much processor time that
+    /// it would meet its limit in a job that is not to blame.
     pub(crate) fn is_worn(&mut self, entry: &Entry) -> bool {
         if entry.config.recycle_after.is_some_and(|max| self.sent >= max.max(1)) {
             return true;
         }
-        let Some(max) = entry.config.memory_max else { return false };
+        let (memory_max, cpu_max) = (entry.config.memory_max, entry.config.cpu_max());
         let now = Instant::now();
-        if now < self.memory_at {
-            return false;
+        if (memory_max.is_none() && cpu_max.is_none()) || now < self.look_at {
+            return self.worn;
         }
-        self.memory_at = now + MEMORY_EVERY;
-        resident(self.pid).is_some_and(|bytes| bytes > max.get())
+        self.look_at = now + LOOK_EVERY;
+        self.worn |= memory_max.is_some_and(|max| resident(self.pid).is_some_and(|bytes| bytes > max.get()))
+            || cpu_max.is_some_and(|max| cpu_used(self.pid).is_some_and(|used| used >= max));
+        self.worn
     }
 }
 
@@ -386,7 +392,8 @@ fn order(entry: &Entry, stdin: OwnedFd, stdout: OwnedFd) -> Result<Order, String
     let program = find(&command, &path)?;
     let cwd = entry.config.cwd.as_deref().map(CString::new).transpose();
     let cwd = cwd.map_err(|_| "`cwd` has a NUL byte in it".to_owned())?;
-    Ok(Order { argv: arguments(entry)?, command, program, env, cwd, stdin, stdout, mark })
+    let limits = entry.config.limits.clone();
+    Ok(Order { argv: arguments(entry)?, command, program, env, cwd, stdin, stdout, mark, limits })
 }
 
 fn arguments(entry: &Entry) -> Result<Strings, String> {
@@ -404,4 +411,14 @@ fn resident(pid: Pid) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
+}
+
+/// The processor time that a process has used, without what it started.
+fn cpu_used(pid: Pid) -> Option<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
+    // Its name, in parentheses, may have anything in it; behind it, user and system time are the 12th and the 13th.
+    let mut times = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
+    let mut ticks = || times.next()?.parse::<u64>().ok();
+    let ticks = ticks()?.saturating_add(ticks()?);
+    Some(Duration::from_millis(ticks.saturating_mul(1000) / clock_ticks_per_second().max(1)))
 }

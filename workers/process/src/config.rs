@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use ganger_child::{Env, Text};
+use ganger_child::{Env, Limits, StopSignal, Text, Umask, Wanted};
 use ganger_core::{Backoff, ByteSize, Period};
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 /// Options of a `process` entry.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub struct Config {
     /// The program: a name that is looked up in PATH, or a path. One runs for each of the entry's `workers`.
     pub command: String,
@@ -59,6 +59,62 @@ pub struct Config {
     /// jobs by then. Keep it at two thirds of the shortest lease.
     #[serde(default = "orphan_after")]
     pub orphan_after: Period,
+    /// The signal that tells it to end, where it has not ended within `grace` although its input is closed.
+    #[serde(default)]
+    pub kill_signal: StopSignal,
+    /// How far each process of a program may go. `cpu` counts over the life of the program: with half of it used, it is
+    /// replaced by a new one when its job has ended.
+    #[serde(default)]
+    pub limits: Option<Limits>,
+    /// The user that programs run as, by name or number: takes a ganger that runs as root. HOME and USER are that one's.
+    #[serde(default)]
+    pub user: Option<Text>,
+    /// The group that programs run as, by name or number. Default: the user's own, with all that the user is in.
+    #[serde(default)]
+    pub group: Option<Text>,
+    /// How nice programs are: -20 (served first) to 19 (served last). Below ganger's own it takes a privilege.
+    #[serde(default)]
+    pub nice: Option<i32>,
+    /// Programs, and what they start, gain no privilege by exec: `sudo` and its like do not work.
+    #[serde(default)]
+    pub no_new_privs: bool,
+    /// Which permissions files that programs make do not get, in octal. Default: ganger's own mask.
+    #[serde(default)]
+    pub umask: Option<Umask>,
+}
+
+impl<'de> Deserialize<'de> for Config {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let config = Config::deserialize(deserializer)?;
+        config.fault().map_or(Ok(config), |why| Err(serde::de::Error::custom(why)))
+    }
+}
+
+impl Config {
+    /// What of it cannot work, as far as it shows without starting anything.
+    fn fault(&self) -> Option<String> {
+        if let Some(nice) = self.nice.filter(|nice| !(-20..=19).contains(nice)) {
+            return Some(format!("`nice` is {nice}: it goes from -20 to 19"));
+        }
+        self.limits.as_ref()?.fault()
+    }
+
+    /// With so much processor time used a program is replaced between jobs: what it may use in all its life would
+    /// otherwise end in a job that is not to blame.
+    pub(crate) fn cpu_max(&self) -> Option<Duration> {
+        Some(Duration::from_secs(self.limits.as_ref()?.cpu_seconds()?) / 2)
+    }
+
+    /// What programs are to be held to.
+    pub(crate) fn wanted(&self) -> Wanted<'_> {
+        Wanted {
+            limits: self.limits.as_ref(),
+            nice: self.nice,
+            no_new_privs: self.no_new_privs,
+            user: self.user.as_ref(),
+            group: self.group.as_ref(),
+        }
+    }
 }
 
 fn start_timeout() -> Period {

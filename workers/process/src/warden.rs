@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ganger_child::{Ask, Group, Keeper, Refusal, Spawn, Strings, describe, explain, has_ended};
+use ganger_child::{Ask, End, Group, Keeper, Limits, Refusal, Spawn, Strings, describe, explain, has_ended};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::{Errno, read},
@@ -51,6 +51,8 @@ pub(crate) struct Order {
     pub(crate) stdout: OwnedFd,
     /// The variable (`NAME=value`) that this program alone has.
     pub(crate) mark: String,
+    /// What it is held to, for the words about its end.
+    pub(crate) limits: Option<Limits>,
 }
 
 /// How a program ended.
@@ -60,6 +62,26 @@ pub(crate) struct Ended {
     pub(crate) how: String,
     /// By SIGKILL, and not ganger's.
     pub(crate) was_killed: bool,
+}
+
+impl Ended {
+    fn of(end: End, limits: Option<&Limits>) -> Self {
+        let reaped = match end.reaped {
+            Ok(reaped) => reaped,
+            Err(error) => return Ended { how: format!("nobody knows how: {error}"), was_killed: false },
+        };
+        let how = describe(reaped.status);
+        let is_killed = reaped.status.signal() == Some(9) && end.asked.is_none();
+        let over = limits.filter(|_| !reaped.status.success() && end.asked.is_none());
+        match over.and_then(|limits| limits.over(&reaped, end.over)) {
+            // Out of the memory that it had with all that it started: as lost as one that the kernel kills for its own.
+            Some(over) => Ended {
+                how: format!("{how}: {over}"),
+                was_killed: is_killed && end.over.is_some_and(|over| over.memory),
+            },
+            None => Ended { how, was_killed: is_killed },
+        }
+    }
 }
 
 /// The near side.
@@ -106,12 +128,12 @@ impl Warden {
                     let _ = tell.send(Err(why));
                 }
                 Ok(leader) => {
-                    let Order { mark, stdin, stdout, .. } = order;
+                    let Order { mark, stdin, stdout, limits, .. } = order;
                     drop((theirs, stdin, stdout));
                     let _ = tell.send(Ok(leader));
-                    let how = far.attend(&mut keeper, leader);
+                    let ended = far.attend(&mut keeper, leader);
                     keeper.kill_marked(mark.as_bytes());
-                    let _ = end.send(Some(how));
+                    let _ = end.send(Some(Ended::of(ended, limits.as_ref())));
                 }
             }
         })?;
@@ -156,7 +178,7 @@ struct Far {
 
 impl Far {
     /// Reads its standard error until it has ended.
-    fn attend(mut self, keeper: &mut Keeper, leader: Pid) -> Ended {
+    fn attend(mut self, keeper: &mut Keeper, leader: Pid) -> End {
         let handle = pidfd_open(leader, PidfdFlags::empty()).ok();
         let mut open = true;
         loop {
@@ -178,13 +200,7 @@ impl Far {
         let end = keeper.end(leader);
         self.read();
         self.log.finish();
-        match end.reaped {
-            Ok(reaped) => Ended {
-                how: describe(reaped.status),
-                was_killed: reaped.status.signal() == Some(9) && end.asked.is_none(),
-            },
-            Err(error) => Ended { how: format!("nobody knows how: {error}"), was_killed: false },
-        }
+        end
     }
 
     /// One that is to leave and has had its time is told so, and then killed.

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ganger_child::{Base, Watch, check_name, find, listen_to_children};
+use ganger_child::{Base, Confinement, Keeper, Umask, Watch, check_name, find, listen_to_children};
 use ganger_core::{Feed, JobContext, JobError, Output, SlotContext, Worker, WorkerContext, WorkerError};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de::IgnoredAny};
@@ -31,13 +31,22 @@ pub struct Entry {
     pub(crate) name: String,
     pub(crate) config: Config,
     pub(crate) base: Base,
-    pub(crate) watch: Arc<Watch>,
     pub(crate) breaker: Breaker,
+    watch: Arc<Watch>,
+    confinement: Option<Arc<Confinement>>,
 }
 
 impl Entry {
     pub(crate) fn line_max(&self) -> usize {
         usize::try_from(self.config.line_max.get()).unwrap_or(usize::MAX)
+    }
+
+    /// What keeps one of its programs.
+    pub(crate) fn keeper(&self) -> Keeper {
+        let keeper = Keeper::new(&self.watch).stopped_by(self.config.kill_signal);
+        let mut keeper = keeper.confined(self.confinement.clone());
+        keeper.set_umask(self.config.umask.map(|Umask(mask)| mask));
+        keeper
     }
 }
 
@@ -69,6 +78,10 @@ impl Worker for Process {
     type Params = Params;
     type Shared = Arc<Entry>;
 
+    fn about(config: &Config) -> Option<String> {
+        config.limits.as_ref().map(|limits| limits.about("program"))
+    }
+
     async fn share(config: Config, cx: &WorkerContext) -> Result<Arc<Entry>, WorkerError> {
         config.env.0.iter().try_for_each(|(name, _)| check_name(name)).map_err(WorkerError::new)?;
         if config.command.is_empty() {
@@ -82,13 +95,17 @@ impl Worker for Process {
                 "process cannot start the watcher that ends programs with ganger: {error}"
             ))
         })?;
-        let base = Base::new(std::env::vars_os(), &config.env_pass, &config.env, watch.mark());
+        let confinement = Confinement::new(config.wanted())
+            .map_err(|why| WorkerError::new(format!("programs cannot be started so: {why}")))?;
+        let variables = Confinement::variables(confinement.as_ref()).into_iter();
+        let base = Base::new(variables, &config.env_pass, &config.env, watch.mark());
         let missing = base.with(&ganger_child::Env::default());
         if let Err(error) = missing.and_then(|(_, path)| find(&config.command, &path).map(drop)) {
             tracing::error!(worker = cx.name, %error, "its jobs will wait until that is mended");
         }
         let breaker = Breaker::new(config.backoff, config.breaker);
-        Ok(Arc::new(Entry { name: cx.name.clone(), config, base, watch, breaker }))
+        let confinement = confinement.map(Arc::new);
+        Ok(Arc::new(Entry { name: cx.name.clone(), config, base, breaker, watch, confinement }))
     }
 
     /// # Errors

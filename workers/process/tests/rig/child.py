@@ -18,6 +18,7 @@ note("start %d" % os.getpid())
 if "first_seconds" in options and not os.path.exists(options["notes"] + ".once"):
     open(options["notes"] + ".once", "w").close()
     time.sleep(options["first_seconds"])
+signal.signal(signal.SIGUSR1, lambda *_: note("told %d" % os.getpid()))
 if options.get("start") == "die":
     sys.stderr.write("no such database\n")
     sys.exit(3)
@@ -136,6 +137,33 @@ while True:
             os.write(1, (json.dumps(message).replace('"JOB"', str(number)) + "\n").encode())
         if params.get("then") == "wait":
             time.sleep(1000)
+        continue
+    elif do == "spin":
+        while True:
+            pass
+    elif do == "open":
+        while True:
+            hoard.append(open(os.devnull))
+    elif do == "write":
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        with open(params["file"], "wb", buffering=0) as file:
+            while True:
+                file.write(b"x" * 4096)
+    elif do == "use":
+        end = time.process_time() + params["seconds"]
+        while time.process_time() < end:
+            pass
+    elif do == "show":
+        files = {name: os.close(os.open("/dev/" + name, mode)) for name, mode in
+                 {"stdin": os.O_RDONLY, "stdout": os.O_WRONLY, "stderr": os.O_WRONLY}.items()}
+        mask = os.umask(0)
+        os.umask(mask)
+        say(kind="done", job=number, output={
+            "uid": os.getuid(), "gid": os.getgid(), "groups": os.getgroups(), "opened": sorted(files),
+            "home": os.environ.get("HOME"), "user": os.environ.get("USER"),
+            "umask": mask, "nice": os.nice(0),
+            "limits": open("/proc/self/limits").read(), "status": open("/proc/self/status").read(),
+        })
         continue
     elif do == "pid":
         say(kind="done", job=number, text=str(os.getpid()))
