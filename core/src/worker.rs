@@ -130,6 +130,15 @@ pub trait Worker: Sized + Send + 'static {
         Ok(())
     }
 
+    /// Ends what the value has kept for jobs to come, such as a process: its slot gets no more, since ganger ends. The
+    /// value is dropped afterwards, and without this where it was given up or is replaced. All slots close at once;
+    /// whoever has not when the manager's grace is over is dropped in the middle, so that it must be safe to drop.
+    ///
+    /// A worker that blocks is not asked: its value is dropped on its own thread.
+    fn close(&mut self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
+
     /// Does the jobs of a batch, one after the other. A worker that takes jobs ahead has its own way to do so; for any
     /// other this one is right. Dropping it drops the run under way.
     ///
@@ -176,6 +185,10 @@ pub trait DynWorker: Send {
     /// The worker could not be made ready for its next job: it must be made anew. Every job that `feed` gave has
     /// been answered.
     fn run<'a>(&'a mut self, feed: &'a mut dyn Feed) -> BoxFuture<'a, Result<(), WorkerError>>;
+    /// See [`Worker::close`].
+    fn close(&mut self) -> BoxFuture<'_, ()> {
+        std::future::ready(()).boxed()
+    }
 }
 
 struct ErasedWorker<W>(W);
@@ -183,6 +196,9 @@ struct ErasedWorker<W>(W);
 impl<W: Worker> DynWorker for ErasedWorker<W> {
     fn run<'a>(&'a mut self, feed: &'a mut dyn Feed) -> BoxFuture<'a, Result<(), WorkerError>> {
         self.0.batch(feed).boxed()
+    }
+    fn close(&mut self) -> BoxFuture<'_, ()> {
+        self.0.close().boxed()
     }
 }
 

@@ -1,5 +1,5 @@
-//! The end: stops asking, hands back what has not started, lets the rest finish within the grace, then stops it,
-//! releases it, and closes.
+//! The end: stops asking, hands back what has not started, lets the rest finish and the workers close within the grace,
+//! then stops it, releases it, and closes.
 
 use std::{sync::Arc, time::Duration};
 
@@ -56,7 +56,7 @@ impl Drain {
         }
         tokio::select! {
             biased;
-            () = self.all_ended() => {}
+            () = async { tokio::join!(self.all_ended(), self.house.workers_closed(&self.pools)); } => {}
             () = self.house.reached(Phase::Hurry) => {}
             () = tokio::time::sleep(self.grace) => {
                 tracing::warn!(grace = ?self.grace, "the grace is over: what still runs is stopped and handed back");

@@ -65,6 +65,8 @@ pub(crate) struct House {
     workers: Mutex<Workers>,
     seq: AtomicU64,
     phase: watch::Sender<Phase>,
+    /// A slot has let go of its worker.
+    gone: watch::Sender<()>,
     ended: watch::Sender<Option<Result<(), ManagerError>>>,
 }
 
@@ -122,6 +124,7 @@ impl House {
             workers: Mutex::new(Workers { runtime: workers, held: false }),
             seq: AtomicU64::new(0),
             phase: watch::Sender::new(Phase::Running),
+            gone: watch::Sender::new(()),
             ended: watch::Sender::new(None),
         }
     }
@@ -164,6 +167,18 @@ impl House {
     /// Waits until everything is to stop where it is.
     pub(crate) async fn stopped(&self) {
         self.reached(Phase::Stopped).await;
+    }
+
+    /// A slot has let go of its worker.
+    pub(crate) fn worker_is_gone(&self) {
+        self.gone.send_replace(());
+    }
+
+    /// Waits until no slot has a worker that is still to be closed.
+    pub(crate) async fn workers_closed(&self, pools: &Pools) {
+        // The sender is ours, so that it cannot be gone.
+        let _ =
+            self.gone.subscribe().wait_for(|()| !pools.all().iter().any(|pool| pool.keeps_workers())).await;
     }
 
     /// A provider or intake cannot go on: hands back what can be, and ends with its error.

@@ -151,3 +151,25 @@ fn killed_with_its_jobs_ganger_leaves_no_program_behind() {
     };
     eventually("the end of all four", || (!pids().iter().any(lives)).then_some(()));
 }
+
+/// What a program does when its input has closed, ganger waits for.
+#[test]
+fn at_a_shutdown_an_idle_program_has_its_time_to_end() {
+    let place = Place::new();
+    program(
+        &place,
+        "import time, ganger\n@ganger.worker(\"job\")\ndef work():\n    pass\nganger.run()\ntime.sleep(0.3)\n\
+         open(\"left\", \"w\").write(\"in time\")\n",
+    );
+    config(&place, "off", "");
+    place.ganger(&["enqueue", "-c", "process.toml", "job", "{}"]).ok();
+    let running = place.start(&["run", "-c", "process.toml"]);
+    eventually("the job's end", || {
+        let jobs = place.ganger(&["job", "ls", "-c", "process.toml", "--json"]).ok().json_lines();
+        (jobs[0]["state"] == "done").then_some(())
+    });
+    assert_eq!(place.read("left"), None, "it stays until then");
+    running.terminate();
+    running.finish().ok();
+    assert_eq!(place.read("left").as_deref(), Some("in time"));
+}

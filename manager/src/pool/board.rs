@@ -27,6 +27,8 @@ pub(crate) struct Board {
 struct State {
     /// A batch was taken, and its end not told.
     busy: bool,
+    /// The slot has a worker that it closes when it ends: an idle one, or one that has begun its batch.
+    keeps: bool,
     current: Option<JobContext>,
     /// What comes after it. The first `ahead` of them are with the worker, which gets them ready.
     rest: VecDeque<JobContext>,
@@ -76,6 +78,8 @@ impl Board {
     pub(super) fn load(&self, batch: &mut VecDeque<JobContext>) {
         let mut state = self.state();
         state.busy = true;
+        // Whether its worker can begin is to be seen, and may take long.
+        state.keeps = false;
         if state.rest.is_empty() {
             std::mem::swap(&mut state.rest, batch);
         } else {
@@ -88,6 +92,7 @@ impl Board {
         let mut state = self.state();
         let next = if self.is_retired() { None } else { state.rest.pop_front() };
         state.current.clone_from(&next);
+        state.keeps |= next.is_some();
         let was_ahead = state.ahead > 0;
         state.ahead = state.ahead.saturating_sub(1);
         next.map(|run| (run, was_ahead))
@@ -145,6 +150,16 @@ impl Board {
     /// Whether a batch was taken whose end is not told.
     pub(super) fn is_busy(&self) -> bool {
         self.state().busy
+    }
+
+    /// The slot has a worker at rest, or has none any more.
+    pub(super) fn keep(&self, keeps: bool) {
+        self.state().keeps = keeps;
+    }
+
+    /// Whether the slot has a worker that it will close.
+    pub(super) fn keeps(&self) -> bool {
+        self.state().keeps
     }
 
     /// Nothing is under way any more; which run is disowned.

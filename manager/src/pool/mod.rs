@@ -358,6 +358,13 @@ impl Pool {
         self.boards[slot as usize].lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Whether a slot has a worker that is still to be closed. Where one lets go of its own, the house is told.
+    pub(crate) fn keeps_workers(&self) -> bool {
+        let mut keeps = false;
+        self.each_board(|_, board| keeps |= board.keeps());
+        keeps
+    }
+
     /// Asks all runs under way to stop.
     pub(crate) fn stop_all(&self, reason: StopReason) {
         self.each_board(|_, board| {

@@ -22,7 +22,7 @@ use super::{
     thread::run_thread_slot,
     watch::Watch,
 };
-use crate::house::House;
+use crate::house::{House, Phase};
 
 /// How long a worker value may take to be made.
 const CREATE_LIMIT: Duration = Duration::from_secs(30);
@@ -58,6 +58,8 @@ pub(super) fn start_slot(pool: &Arc<Pool>, house: &Arc<House>, slot: u32, board:
             work.as_mut().poll(cx)
         })
         .await;
+        signs.keep(false);
+        watched.worker_is_gone();
     }));
 }
 
@@ -66,6 +68,8 @@ pub(super) fn restart(pool: &Arc<Pool>, house: &Arc<House>, slot: u32) {
     let board = Arc::new(Board::new(pool.moves.load(Ordering::Acquire)));
     *pool.boards[slot as usize].lock().unwrap_or_else(PoisonError::into_inner) = board.clone();
     start_slot(pool, house, slot, board);
+    // Whatever was on the old board is nobody's to wait for.
+    house.worker_is_gone();
 }
 
 /// How the worker's part of a batch ended.
@@ -91,6 +95,7 @@ async fn run_slot(pool: Arc<Pool>, house: Arc<House>, slot: u32, board: Arc<Boar
         };
         let Some(mut able) = able else { continue };
         if !board.is_busy() {
+            board.keep(true);
             worker = Some(able);
             continue;
         }
@@ -125,6 +130,23 @@ async fn run_slot(pool: Arc<Pool>, house: Arc<House>, slot: u32, board: Arc<Boar
             tokio::task::yield_now().await;
         }
     }
+    if let Some(able) = worker.filter(|_| !board.is_retired()) {
+        close(&pool, &house, able).await;
+    }
+}
+
+/// Has a worker end what it kept for jobs to come, for as long as the manager's grace lasts.
+async fn close(pool: &Pool, house: &House, mut worker: Box<dyn DynWorker>) {
+    let closing = AssertUnwindSafe(async { worker.close().await }).catch_unwind();
+    let closed = tokio::select! {
+        biased;
+        closed = closing => closed,
+        () = house.reached(Phase::Hurry) => Ok(()),
+    };
+    if let Err(panic) = closed {
+        tracing::warn!("type" = %pool.kind, panic = %panic_text(&*panic), "a worker panicked while it was closed");
+    }
+    drop_quietly(worker);
 }
 
 /// Takes note of a run that did not return, and drops its worker.

@@ -26,7 +26,8 @@ use crate::{
     fault::Fault,
     lines::Lines,
     message::{Hello, OurHello, PROTOCOL, Said, excerpt, json, type_of},
-    warden::{Ended, Order, Warden},
+    talk::hear_last,
+    warden::{Ended, Order, TERM_GRACE, Warden},
     worker::Entry,
 };
 
@@ -302,14 +303,33 @@ impl Child {
         self.await_end(KILL_MAX).await
     }
 
-    /// Closes its input and waits for its end; `None` if it has not ended by then, and is killed.
+    /// Closes its input and hears it out; `None` if it has not ended by then, and is told to, and killed.
     pub(crate) async fn close(mut self, time: Duration) -> Option<Ended> {
         self.input = None;
-        let ended = self.await_end(time).await;
-        if ended.is_none() {
+        if let Ok(ended) = timeout(time, self.last_words()).await {
+            return ended;
+        }
+        self.warden.group.ask(Ask::Stop);
+        if timeout(TERM_GRACE, self.last_words()).await.is_err() {
             self.kill().await;
         }
-        ended
+        None
+    }
+
+    /// Hears what it says until it has ended: one that nobody hears waits for a reader, or dies of it.
+    async fn last_words(&mut self) -> Option<Ended> {
+        self.over = false;
+        while !self.over {
+            let _: Event<()> = self.wait(std::future::pending(), None).await;
+            loop {
+                match self.lines.next() {
+                    Ok(Some(line)) => hear_last(self.lines.get(line)),
+                    Ok(None) => break,
+                    Err(_) => self.lines.forget(),
+                }
+            }
+        }
+        self.warden.ended.wait_for(Option::is_some).await.ok().and_then(|ended| ended.clone())
     }
 
     /// Whether it has ended, as far as is known.

@@ -62,6 +62,11 @@ impl Lines {
         if self.seen - self.start > self.max { Err(TooLong) } else { Ok(None) }
     }
 
+    /// Drops what has come in.
+    pub(crate) fn forget(&mut self) {
+        *self = Lines::new(self.max);
+    }
+
     /// The bytes of a line.
     pub(crate) fn get(&self, line: Range<usize>) -> &[u8] {
         &self.bytes[line]

@@ -301,6 +301,13 @@ fn enqueue(job: &JobContext, follow: &[&serde_json::value::RawValue]) -> Result<
     Ok(())
 }
 
+/// Takes in what it says when no job is expected of it any more.
+pub(crate) fn hear_last(line: &[u8]) {
+    if let Ok(Said::Log { level, message, .. }) = Said::read(line) {
+        log(&level, &message, None);
+    }
+}
+
 fn log(level: &str, message: &str, job: Option<&JobContext>) {
     let text: String = message.chars().flat_map(crate::message::printable).collect();
     let id = job.map(|job| job.id().to_string()).unwrap_or_default();

@@ -29,7 +29,7 @@ const LOOK: Duration = Duration::from_millis(100);
 const REST: Duration = Duration::from_secs(1);
 
 /// How long a program that was told to end (TERM) may take before it is killed.
-const TERM_GRACE: Duration = Duration::from_secs(1);
+pub(crate) const TERM_GRACE: Duration = Duration::from_secs(1);
 
 /// How much of its standard error is kept for the job in which it dies.
 const TAIL: usize = 4 << 10;

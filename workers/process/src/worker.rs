@@ -131,6 +131,12 @@ impl Worker for Process {
         }
     }
 
+    async fn close(&mut self) {
+        if let Some(child) = self.child.take() {
+            child.close(self.entry.config.grace.get()).await;
+        }
+    }
+
     async fn batch(&mut self, feed: &mut dyn Feed) -> Result<(), WorkerError> {
         self.make_ready().await?;
         let Some(child) = &mut self.child else { return Ok(()) };
@@ -177,7 +183,9 @@ impl Process {
         loop {
             if let Some(child) = &mut self.child {
                 if child.is_worn(&self.entry) {
-                    self.child = None;
+                    if let Some(worn) = self.child.take() {
+                        tokio::spawn(worn.close(self.entry.config.grace.get()));
+                    }
                     continue;
                 }
                 match child.idle(&self.entry.config).await {

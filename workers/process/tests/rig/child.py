@@ -75,6 +75,11 @@ while True:
         job = queue.pop(0)
     if job is None:
         note("end")
+        if "last_seconds" in options:
+            for n in range(3000):
+                say(kind="log", message="last words %d %s" % (n, "x" * 100))
+            time.sleep(options["last_seconds"])
+            note("left")
         if options.get("stays"):
             time.sleep(1000)
         sys.exit(0)
