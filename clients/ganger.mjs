@@ -13,8 +13,13 @@
  * Started by ganger, the program does jobs as soon as its modules are loaded; `run()` begins at once instead. Elsewhere (in
  * a test, in a shell) the functions stay plain functions, and nothing runs.
  *
- * `console.log` and `process.stdout` write to standard error, which ganger puts into its log.
+ * Standard output is pointed at standard error, which ganger puts into its log: print as you like. What is to be done when
+ * ganger has no more jobs goes into `process.on("exit", …)`.
  */
+
+import fs from "node:fs";
+import net from "node:net";
+import { isMainThread } from "node:worker_threads";
 
 const VERSION = "1.0.0";
 
@@ -73,11 +78,22 @@ export class Job {
   }
 
   /** Says how far along it is, 0 to 100. */
-  progress(percent, message = "") { this.#say("progress", { percent, message: String(message) }); }
+  progress(percent, message = "") {
+    const number = Math.min(Math.max(Number(percent) || 0, 0), 100);
+    this.#say("progress", { percent: number, message: String(message).slice(0, room()) });
+  }
   /** Writes a line to ganger's log. Levels: error, warn, info, debug, trace. */
-  log(message, level = "info") { this.#say("log", { message: String(message), level }); }
+  log(message, level = "info") { this.#say("log", { message: String(message).slice(0, room()), level: String(level) }); }
   /** Adds text or bytes to the job's output. */
-  write(data) { this.#say("output", typeof data === "string" ? { text: data } : { base64: Buffer.from(data).toString("base64") }); }
+  write(data) {
+    const whole = typeof data === "string" ? data : Buffer.from(data);
+    for (let at = 0, end; at < whole.length; at = end) {
+      end = Math.min(at + room(), whole.length);
+      // No character is cut in two.
+      if (typeof whole === "string" && end < whole.length && isFirstHalf(whole.charCodeAt(end - 1))) end += 1;
+      this.#say("output", typeof whole === "string" ? { text: whole.slice(at, end) } : { base64: whole.toString("base64", at, end) });
+    }
+  }
   /** Enqueues a job that becomes real together with this one's end, if that is a good one. */
   follow(type, params, fields = {}) { this.followers.push({ type, params, ...fields }); }
 
@@ -89,14 +105,31 @@ export class Job {
 
 const functions = new Map();
 let started = false;
+/** Where what ganger says comes in, and what is said to it goes out. */
+let input;
 let write;
 let lineMax = 1 << 20;
+
+/** So many characters, of 6 bytes each at most, have room in a line, with all else that is in it. */
+function room() {
+  return Math.max(Math.floor((lineMax - 300) / 6), 1);
+}
+
+function isFirstHalf(code) {
+  return code >= 0xd800 && code < 0xdc00;
+}
+
+/** Whether ganger started this process, and not this program's own process or thread in turn, which has its environment. */
+function isOurs() {
+  const own = String(process.pid);
+  return isMainThread && process.env.GANGER_PROCESS !== undefined && (process.env.GANGER_CLIENT ?? own) === own;
+}
 
 /** Has a function do the jobs of a type. */
 export function worker(type, work) {
   if (functions.has(type)) throw new Error(`two functions are both the worker of \`${type}\``);
   functions.set(type, work);
-  if (process.env.GANGER_PROCESS !== undefined) setImmediate(() => { if (!started) run(); });
+  if (isOurs()) setImmediate(() => { if (!started) run(); });
 }
 
 /** Does jobs until ganger has no more. */
@@ -108,7 +141,8 @@ export function run() {
     pipeline: PIPELINE, client: `ganger.mjs ${VERSION}`, name: process.argv[1]?.split("/").pop(),
   });
   let rest = [];
-  process.stdin.on("data", (chunk) => {
+  const source = input();
+  source.on("data", (chunk) => {
     let from = 0;
     for (let at; (at = chunk.indexOf(10, from)) >= 0; from = at + 1) {
       rest.push(chunk.subarray(from, at));
@@ -119,12 +153,40 @@ export function run() {
     if (from < chunk.length) rest.push(chunk.subarray(from));
     work();
   });
-  process.stdin.on("end", () => { ended = true; work(); });
+  source.on("end", () => { ended = true; work(); });
 }
 
-/** Keeps standard output for the protocol: whoever prints writes to standard error. */
+/** Keeps the two pipes for the protocol: whoever reads or prints finds nothing, and standard error. */
 function claim() {
   if (write !== undefined) return;
+  process.env.GANGER_CLIENT = String(process.pid);
+  let source, sink;
+  try {
+    source = fs.openSync("/proc/self/fd/0", "r");
+    sink = fs.openSync("/proc/self/fd/1", "w");
+  } catch {
+    return claimStreams();
+  }
+  // What is opened gets the lowest number that is free: what is started, and what writes past Node, has these too.
+  fs.closeSync(0);
+  fs.openSync("/dev/null", "r");
+  fs.closeSync(1);
+  fs.openSync("/proc/self/fd/2", "a");
+  // A file comes where somebody tries it by hand.
+  const isPipe = fs.fstatSync(source).isFIFO();
+  input = () => (isPipe ? new net.Socket({ fd: source, readable: true, writable: false }) : fs.createReadStream("", { fd: source }));
+  write = (text) => {
+    try {
+      for (let data = Buffer.from(text); data.length > 0; ) data = data.subarray(fs.writeSync(sink, data));
+    } catch {
+      process.exit(1); // ganger is gone
+    }
+  };
+}
+
+/** The same as far as it goes where the pipes are another user's, who started this program for ganger: for Node alone. */
+function claimStreams() {
+  input = () => process.stdin;
   write = process.stdout.write.bind(process.stdout);
   process.stdout.on("error", () => process.exit(1)); // ganger is gone
   process.stdout.write = process.stderr.write.bind(process.stderr);
@@ -142,15 +204,21 @@ function flush() {
 }
 
 function say(message) {
-  answers.push(JSON.stringify(message) + "\n");
+  answers.push(whole(JSON.stringify(message)) + "\n");
   flush();
 }
 
+/** A line without halves of characters, which a text that was cut may end with: they are not UTF-8. */
+function whole(line) {
+  // Of those alone `stringify` makes such escapes.
+  if (!line.includes("\\ud")) return line;
+  return line.replace(/\\(?:ud[89a-f][0-9a-f]{2}|.)/g, (escape) => (escape.length > 2 ? "\ufffd" : escape));
+}
+
 /** Gathered while the next jobs are quick: the first one that is not has `recall` come, which writes them. */
-function answer(message) {
-  let line = JSON.stringify(message);
+function answer(number, line) {
   if (Buffer.byteLength(line) > lineMax) {
-    line = JSON.stringify(fail(message.job, `what it returned is longer than a line may be (${lineMax} bytes)`, "dead"));
+    line = fail(number, `what it returned is longer than a line may be (${lineMax} bytes)`, "dead");
   }
   answers.push(line + "\n");
   if (waiting.length === 0 || answers.length >= ANSWERS_MAX || performance.now() - written > ANSWERS_AGE_MS) flush();
@@ -205,9 +273,10 @@ async function work() {
     }
     const said = attempt(message);
     // A function that does not wait costs no turn of the event loop.
-    answer(said instanceof Promise ? await said : said);
-    cancelled.delete(message.job);
+    answer(message.job, said instanceof Promise ? await said : said);
     current = undefined;
+    // Also those that came too late for theirs.
+    for (const number of cancelled.keys()) if (number <= message.job) cancelled.delete(number);
   }
   working = false;
   flush();
@@ -231,31 +300,48 @@ function attempt(message) {
 }
 
 function done(number, result, job) {
-  const message = { kind: "done", job: number };
-  if (job.followers.length > 0) message.follow = job.followers;
-  if (result === undefined || result === null) return message;
-  if (typeof result === "string") return { ...message, text: result };
-  if (result instanceof Uint8Array) return { ...message, base64: Buffer.from(result).toString("base64") };
   try {
-    if (JSON.stringify(result) === undefined) throw new TypeError(`a ${typeof result}`);
+    let line = `{"kind":"done","job":${number}`;
+    if (job.followers.length > 0) line += `,"follow":${JSON.stringify(job.followers)}`;
+    if (typeof result === "string") line += `,"text":${JSON.stringify(result)}`;
+    else if (result instanceof Uint8Array) line += `,"base64":"${Buffer.from(result).toString("base64")}"`;
+    else if (result !== undefined && result !== null) {
+      const json = JSON.stringify(result);
+      if (json === undefined) throw new TypeError(`a ${typeof result}`);
+      line += `,"output":${json}`;
+    }
+    return whole(`${line}}`);
   } catch (error) {
-    return fail(number, `what it returned is no JSON: ${error.message}`, "dead");
+    return fail(number, `what it returned is no JSON: ${shown(error)}`, "dead");
   }
-  return { ...message, output: result };
 }
 
 function failed(number, error) {
-  const text = error instanceof Error ? error.message : String(error);
-  if (error instanceof Retry) return { ...fail(number, text), ...(error.afterMs === undefined ? {} : { after_ms: Math.max(0, Math.round(error.afterMs)) }) };
+  const text = shown(error);
+  if (error instanceof Retry) {
+    const after = Number(error.afterMs ?? NaN);
+    // Not beyond thirty years, which is as good as never.
+    return fail(number, text, "retry", after >= 0 ? { after_ms: Math.round(Math.min(after, 1e12)) } : {});
+  }
   if (error instanceof Discard) return fail(number, text, "discard");
   if (error instanceof Dead) return fail(number, text, "dead");
   if (cancelled.has(number)) return fail(number, `it ended when it was told to (${cancelled.get(number)})`);
-  const named = error instanceof Error ? `${error.name}: ${text}` : text;
-  return { ...fail(number, named), text: String(error?.stack ?? "").slice(-16000) };
+  const named = error instanceof Error ? `${shown(error, "name")}: ${text}` : text;
+  return fail(number, named, "retry", { text: shown(error, "stack").slice(-Math.min(room() / 2, 16000)) });
 }
 
-function fail(number, error, then = "retry") {
-  return { kind: "fail", job: number, error: error.slice(0, 4000), then };
+/** A part of what was thrown as a text, whatever that is. */
+function shown(error, part = "message") {
+  try {
+    if (part !== "message") return String(error?.[part] ?? "");
+    return String(error instanceof Error ? error.message : error);
+  } catch {
+    return "what was thrown cannot be shown";
+  }
 }
 
-if (process.env.GANGER_PROCESS !== undefined) claim();
+function fail(number, error, then = "retry", more = {}) {
+  return whole(JSON.stringify({ kind: "fail", job: number, error: error.slice(0, Math.min(room() / 2, 4000)), then, ...more }));
+}
+
+if (isOurs()) claim();

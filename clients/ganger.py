@@ -45,7 +45,7 @@ class Retry(Exception):
 
     def __init__(self, message="to be tried again", after=None):
         super().__init__(message)
-        self.after = after
+        self.after = None if after is None else float(getattr(after, "total_seconds", lambda: after)())
 
 
 class Discard(Exception):
@@ -91,18 +91,24 @@ class Job:
 
     def progress(self, percent, message=""):
         """Says how far along it is, 0 to 100."""
-        self._say("progress", percent=percent, message=str(message))
+        percent = float(percent)
+        percent = min(max(percent, 0.0), 100.0) if percent == percent else 0.0
+        self._say("progress", percent=percent, message=str(message)[: self._loop.room()])
 
     def log(self, message, level="info"):
         """Writes a line to ganger's log. Levels: error, warn, info, debug, trace."""
-        self._say("log", message=str(message), level=level)
+        self._say("log", message=str(message)[: self._loop.room()], level=str(level))
 
     def write(self, data):
         """Adds text or bytes to the job's output."""
+        room = self._loop.room()
         if isinstance(data, str):
-            self._say("output", text=data)
+            for at in range(0, len(data), room):
+                self._say("output", text=data[at : at + room])
         else:
-            self._say("output", base64=base64.b64encode(data).decode())
+            data = memoryview(data).cast("B")
+            for at in range(0, len(data), room):
+                self._say("output", base64=base64.b64encode(data[at : at + room]).decode())
 
     def follow(self, type, params=None, **fields):
         """Enqueues a job that becomes real together with this one's end, if that is a good one."""
@@ -122,7 +128,7 @@ def worker(type=None):
         name = type or function.__name__
         if name in _handlers:
             raise ValueError("two functions are both the worker of `%s`" % name)
-        _handlers[name] = (function, inspect.iscoroutinefunction(function))
+        _handlers[name] = function
         _run_at_the_end()
         return function
 
@@ -153,11 +159,18 @@ _has_run = False
 _waits_for_the_end = False
 
 
+def _is_ours():
+    """Whether ganger started this process, and not this program's own process in turn, which has its environment."""
+    own = str(os.getpid())
+    return "GANGER_PROCESS" in os.environ and os.environ.get("GANGER_CLIENT", own) == own
+
+
 def _claim():
     """Keeps the two pipes for the protocol: whoever reads or prints finds nothing, and standard error."""
     global _pipes
     if _pipes is not None:
         return
+    os.environ["GANGER_CLIENT"] = str(os.getpid())
     sys.stdout.flush()
     _pipes = (os.dup(0), os.dup(1))
     nothing = os.open(os.devnull, os.O_RDONLY)
@@ -172,7 +185,7 @@ def _run_at_the_end():
     """Runs when the main module has come to its end: there, and not at the exit of the interpreter, where no thread can
     be started any more."""
     global _waits_for_the_end
-    if _waits_for_the_end or _has_run or "GANGER_PROCESS" not in os.environ:
+    if _waits_for_the_end or _has_run or not _is_ours():
         return
     _waits_for_the_end = True
     atexit.register(_complain)
@@ -241,8 +254,12 @@ class _Loop:
 
     # What is written, from both threads.
 
+    def room(self):
+        """So many characters, of 6 bytes each at most, have room in a line, with all else that is in it."""
+        return max((self.line_max - 300) // 6, 1)
+
     def say(self, message):
-        line = json.dumps(message) + "\n"
+        line = _line(message)
         with self.lock:
             self.answers.append(line)
             self.write()
@@ -260,7 +277,7 @@ class _Loop:
                 self.write()
 
     def write(self):
-        data = memoryview("".join(self.answers).encode())
+        data = memoryview(b"".join(self.answers))
         self.answers.clear()
         try:
             while data:
@@ -272,11 +289,18 @@ class _Loop:
     # The reading thread.
 
     def read(self):
+        try:
+            self.read_lines()
+        finally:
+            self.ended = True
+            self.bell.put(None)
+
+    def read_lines(self):
         rest = []
         while True:
             chunk = os.read(self.source, 1 << 18)
             if not chunk:
-                break
+                return
             if b"\n" not in chunk:
                 rest.append(chunk)
                 continue
@@ -289,8 +313,6 @@ class _Loop:
                 elif line.strip():
                     self.hear(line)
             self.bell.put(None)
-        self.ended = True
-        self.bell.put(None)
 
     def hear(self, line):
         message = json.loads(line)
@@ -340,39 +362,35 @@ class _Loop:
         else:
             answer = self.attempt(current, message)
         self.current = None
-        self.cancelled.pop(number, None)
-        if len(answer) > self.line_max:
+        # Also those that came too late for theirs.
+        for cancelled in list(self.cancelled):
+            if cancelled <= number:
+                self.cancelled.pop(cancelled, None)
+        if len(answer) > self.line_max + 1:
             answer = _fail(number, "what it returned is longer than a line may be (%d bytes)" % self.line_max, "dead")
         self.answer(answer)
 
     def attempt(self, current, message):
         number = current._number
-        function, is_async = _handlers.get(message["type"], (None, False))
+        function = _handlers.get(message["type"])
         if function is None:
             return _fail(number, "this program does no jobs of type `%s`" % message["type"], "dead")
         args, kwargs = _arguments(message)
         try:
             result = function(*args, **kwargs)
-            if is_async:
+            if inspect.iscoroutine(result):
                 result = self.await_(result)
             return _done(number, result, current._follow)
-        except Retry as error:
-            after = getattr(error.after, "total_seconds", lambda: error.after)()
-            return _fail(number, str(error), "retry", None if after is None else int(after * 1000))
-        except Discard as error:
-            return _fail(number, str(error), "discard")
-        except Dead as error:
-            return _fail(number, str(error), "dead")
         except KeyboardInterrupt:
             raise
-        except asyncio.CancelledError:
-            return _fail(number, "it ended when it was told to (%s)" % current._cancelled)
         except BaseException as error:
-            misfit = _misfit(function, args, kwargs, error)
-            if misfit:
-                return _fail(number, misfit, "dead")
-            text = "".join(traceback.format_exception(type(error), error, error.__traceback__.tb_next))
-            return _fail(number, "".join(traceback.format_exception_only(type(error), error)).strip(), text=text)
+            try:
+                misfit = _misfit(function, args, kwargs, error)
+                return _fail(number, misfit, "dead") if misfit else _failed(current, error)
+            except Exception:
+                # Its own code is run to show it, and may fail in turn.
+                then = "dead" if isinstance(error, Dead) else "discard" if isinstance(error, Discard) else "retry"
+                return _fail(number, "%s, which cannot be shown" % type(error).__name__, then)
 
     def await_(self, coroutine):
         if self.events is None:
@@ -409,7 +427,8 @@ def _misfit(function, args, kwargs, error):
     try:
         inspect.signature(function).bind(*args, **kwargs)
     except TypeError as why:
-        return "the params do not fit %s%s: %s" % (function.__name__, inspect.signature(function), why)
+        name = getattr(function, "__name__", "the function ")
+        return "the params do not fit %s%s: %s" % (name, inspect.signature(function), why)
     except ValueError:
         pass
     return None
@@ -417,7 +436,7 @@ def _misfit(function, args, kwargs, error):
 
 def _done(number, result, follow):
     if result is None and follow is None:
-        return '{"kind":"done","job":%d}\n' % number
+        return b'{"kind":"done","job":%d}\n' % number
     message = {"kind": "done", "job": number}
     if isinstance(result, str):
         message["text"] = result
@@ -428,19 +447,42 @@ def _done(number, result, follow):
     if follow:
         message["follow"] = follow
     try:
-        return json.dumps(message, allow_nan=False) + "\n"
+        return _line(message)
     except (TypeError, ValueError, RecursionError) as error:
         raise Dead("what it returned is no JSON: %s" % error) from None
 
 
+def _failed(current, error):
+    """What becomes of the job by an exception of the function."""
+    number = current._number
+    if isinstance(error, Retry):
+        # Not beyond thirty years, which is as good as never.
+        after = None if error.after is None else min(max(error.after, 0.0), 1e9)
+        return _fail(number, str(error), "retry", None if after is None else int(after * 1000))
+    if isinstance(error, Discard):
+        return _fail(number, str(error), "discard")
+    if isinstance(error, Dead):
+        return _fail(number, str(error), "dead")
+    if isinstance(error, asyncio.CancelledError) and current._cancelled:
+        return _fail(number, "it ended when it was told to (%s)" % current._cancelled)
+    text = "".join(traceback.format_exception(type(error), error, error.__traceback__.tb_next))
+    return _fail(number, "".join(traceback.format_exception_only(type(error), error)).strip(), text=text)
+
+
 def _fail(number, error, then="retry", after_ms=None, text=None):
-    message = {"kind": "fail", "job": number, "error": error[:4000], "then": then}
+    room = _loop.room() // 2
+    message = {"kind": "fail", "job": number, "error": error[: min(room, 4000)], "then": then}
     if after_ms is not None:
-        message["after_ms"] = max(after_ms, 0)
+        message["after_ms"] = after_ms
     if text:
-        message["text"] = text[-16000:]
-    return json.dumps(message) + "\n"
+        message["text"] = text[-min(room, 16000) :]
+    return _line(message)
 
 
-if "GANGER_PROCESS" in os.environ:
+def _line(message):
+    """A message as a line. What is no character (half of a pair, as names of files may have) becomes a `?`."""
+    return json.dumps(message, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace") + b"\n"
+
+
+if _is_ours():
     _claim()
