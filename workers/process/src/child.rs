@@ -5,7 +5,7 @@ use std::{
     ffi::CString,
     io,
     ops::Range,
-    os::fd::OwnedFd,
+    os::fd::{AsFd, OwnedFd},
     pin::Pin,
     time::{Duration, Instant},
 };
@@ -14,11 +14,12 @@ use ganger_child::{Ask, Env, Strings, find};
 use ganger_core::{JobContext, JobId};
 use rustix::{
     param::clock_ticks_per_second,
-    pipe::{PipeFlags, pipe_with},
+    pipe::{PipeFlags, fcntl_getpipe_size, pipe_with},
     process::Pid,
 };
 use tokio::{
     net::unix::pipe,
+    task::{coop::consume_budget, yield_now},
     time::{Sleep, sleep_until, timeout, timeout_at},
 };
 
@@ -40,6 +41,12 @@ const END_MAX: Duration = Duration::from_secs(1);
 /// How often what it has used is looked at, at most.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
+/// Who sends so many bytes at once lets others have their turn before there is more.
+const GUSH: usize = 16 << 10;
+
+/// How much a pipe holds, unless somebody has made it larger.
+const PIPE: usize = 64 << 10;
+
 /// The variable that marks one program and what it starts.
 const MARK: &str = "GANGER_PROCESS";
 
@@ -59,6 +66,8 @@ pub(crate) struct Child {
     /// What is to be written, and how much of it has been.
     pub(crate) out: Vec<u8>,
     written: usize,
+    /// There was much to read.
+    gushes: bool,
     /// Its output has come to its end, or it has.
     pub(crate) over: bool,
     /// The number of the last job that it was handed.
@@ -122,6 +131,7 @@ impl Child {
             pid,
             out: Vec::new(),
             written: 0,
+            gushes: false,
             over: false,
             sent: 0,
             // Until its hello it is at something: dropped before, it is killed.
@@ -226,9 +236,15 @@ impl Child {
                 self.timer.as_mut().reset(at);
             }
         }
+        // One that writes without end must not keep others of this thread from their turn.
+        match std::mem::take(&mut self.gushes) {
+            true => yield_now().await,
+            false => consume_budget().await,
+        }
         let writes = self.written < self.out.len();
         tokio::select! {
             biased;
+            other = other => Event::Other(other),
             _ = self.output.readable() => {
                 self.read();
                 Event::Moved
@@ -239,7 +255,6 @@ impl Child {
                 self.over = true;
                 Event::Moved
             }
-            other = other => Event::Other(other),
             () = &mut self.timer, if at.is_some() => Event::Time,
         }
     }
@@ -248,20 +263,24 @@ impl Child {
     pub(crate) fn read(&mut self) {
         match self.output.try_read_buf(self.lines.space()) {
             Ok(0) => self.over = true,
-            Ok(_) => {}
+            Ok(n) => self.gushes = n >= GUSH,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(_) => self.over = true,
         }
     }
 
-    /// Reads all that is in the pipe at this moment, past what the reactor knows: also that it is at its end.
+    /// Reads all that is in the pipe at this moment, past what the reactor knows: also that it is at its end. What is
+    /// added meanwhile, perhaps without end, is not waited for.
     pub(crate) fn read_now(&mut self) {
-        use std::os::fd::AsFd;
         let mut bytes = [0; 4096];
-        loop {
+        let mut left = fcntl_getpipe_size(&self.output).unwrap_or(PIPE) + bytes.len();
+        while left > 0 {
             match rustix::io::read(self.output.as_fd(), &mut bytes) {
                 Ok(0) => return self.over = true,
-                Ok(n) => self.lines.space().extend_from_slice(&bytes[..n]),
+                Ok(n) => {
+                    self.lines.space().extend_from_slice(&bytes[..n]);
+                    left = left.saturating_sub(n);
+                }
                 Err(rustix::io::Errno::INTR) => {}
                 Err(_) => return,
             }

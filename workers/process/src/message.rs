@@ -88,6 +88,9 @@ impl Hello {
             );
         }
         match (job_type, &hello.types) {
+            (Some(wanted), Some(types)) if types.is_empty() => {
+                Err(format!("it does no type of jobs, and not `{wanted}`: it has no worker, or not yet"))
+            }
             (Some(wanted), Some(types)) if !types.iter().any(|name| name == wanted) => Err(format!(
                 "it does `{}` and not `{wanted}`: name the entry after one of its types, or the type after the entry",
                 types.join("`, `")

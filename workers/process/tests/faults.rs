@@ -141,6 +141,55 @@ async fn a_flood_of_logs_and_complaints_does_no_harm() {
     assert_eq!(pid_of(&mut worker).await, before);
 }
 
+const GUSH: &str = r#"{"kind":"log","level":"trace","message":"more"}"#;
+
+#[tokio::test]
+async fn one_that_logs_without_end_hears_of_its_stop_and_holds_up_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let notes = folder.path().join("notes");
+    let mut worker = slot(&json!({"notes": notes}), &json!({"grace": "500ms"})).await;
+    let mut other = slot(&json!({}), &json!({})).await;
+    let before = pid_of(&mut worker).await;
+    let long = job(&json!({"do": "gush", "line": GUSH}));
+    let mut belt = Belt::of([long.clone()]);
+    let stop = async {
+        eventually("the run's wait", || long.heeds_stop()).await;
+        // On the same thread.
+        for _ in 0..5 {
+            pid_of(&mut other).await;
+        }
+        long.ask_to_stop(StopReason::Cancel);
+    };
+    let (ran, ()) = tokio::join!(run(&mut worker, &mut belt), stop);
+    ran.unwrap();
+    assert!(belt.errors()[0].contains("the job was cancelled"), "{:?}", belt.errors());
+    assert_eq!(rig::lines(&notes).last().map(String::as_str), Some("cancel cancel"));
+    assert!(!lives(before));
+}
+
+#[tokio::test]
+async fn one_that_logs_without_end_while_it_is_idle_is_read_in_bounds() {
+    let mut worker = slot(&json!({}), &json!({"grace": "200ms"})).await;
+    let before = pid_of(&mut worker).await;
+    assert!(one(&mut worker, json!({"do": "gush", "line": GUSH, "idle": true})).await.0.is_ok());
+    let next = job(&json!({}));
+    next.ask_to_stop(StopReason::Timeout);
+    let mut belt = Belt::of([next]);
+    run(&mut worker, &mut belt).await.unwrap();
+    assert_eq!(belt.ends.len(), 1);
+    pid_of(&mut worker).await;
+    assert!(!lives(before));
+}
+
+#[tokio::test]
+async fn one_that_prints_empty_lines_in_place_of_a_hello_has_its_time_and_no_more() {
+    let more = json!({"command": "yes", "params": [""], "start_timeout": "300ms"});
+    let mut worker = slot(&json!({}), &more).await;
+    let mut belt = Belt::of([job(&json!({}))]);
+    let error = run(&mut worker, &mut belt).await.unwrap_err().to_string();
+    assert!(error.contains("no `hello` within `start_timeout` (300ms)"), "{error}");
+}
+
 #[tokio::test]
 async fn a_job_that_is_stopped_may_end_by_itself() {
     let mut worker = slot(&json!({}), &json!({})).await;

@@ -30,6 +30,7 @@ async fn one_that_cannot_be_started_costs_no_job_and_says_why() {
         ),
         (json!({"protocol": 2}), json!({}), "it speaks version 2 of the protocol"),
         (json!({"types": ["a", "b"]}), json!({}), "it does `a`, `b` and not `process`"),
+        (json!({"types": []}), json!({}), "it does no type of jobs, and not `process`"),
         (json!({"pipeline": 2, "can": []}), json!({}), "able to `recall`"),
         (json!({}), json!({"cwd": "/no/such/folder"}), "no directory `/no/such/folder`"),
     ] {

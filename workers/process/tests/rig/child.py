@@ -121,6 +121,11 @@ while True:
     elif do == "chatter":
         for n in range(20000):
             say(kind="log", job=number, message="chatter %d" % n)
+    elif do == "gush":
+        if params.get("idle"):
+            say(kind="done", job=number)
+        # Faster than anybody reads.
+        subprocess.run(["yes", params["line"]])
     elif do == "complain":
         for n in range(2000):
             sys.stderr.write("complaint %d %s\n" % (n, "x" * 500))
