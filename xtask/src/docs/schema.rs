@@ -89,6 +89,9 @@ fn choices(property: &Value) -> Option<Vec<String>> {
     if let Some(values) = property["enum"].as_array() {
         return Some(values.iter().map(spelled).collect());
     }
+    if let Some(value) = property.get("const") {
+        return Some(vec![spelled(value)]);
+    }
     let forms = property["oneOf"].as_array()?;
     forms.iter().map(|form| form.get("const").map(spelled)).collect()
 }
@@ -169,6 +172,7 @@ mod tests {
             (json!({"type": "array", "items": {"type": "string"}}), "list of text"),
             (json!({"anyOf": [{"type": "string"}, {"type": "null"}]}), "text"),
             (json!({"oneOf": [{"const": "a"}, {"const": "b"}]}), "`a` or `b`"),
+            (json!({"anyOf": [{"const": "a"}, {"type": "integer"}]}), "`a` or whole number"),
             (json!(true), "anything"),
         ];
         for (schema, expected) in cases {
