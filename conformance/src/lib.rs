@@ -4,7 +4,6 @@
 #![allow(clippy::unwrap_used)]
 
 pub mod admin;
-mod belt;
 pub mod intake;
 mod macros;
 pub mod manager;
@@ -15,7 +14,6 @@ mod store;
 pub mod unique;
 pub mod worker;
 
-pub use belt::Belt;
 pub use intake::IntakeHarness;
 pub use manager::{Jobs, TestManager, label};
 pub use signal::{Gate, PATIENCE, Signal, eventually, eventually_within, soon};

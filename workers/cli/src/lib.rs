@@ -13,7 +13,6 @@ mod params;
 mod pipes;
 mod printed;
 mod slot;
-mod turns;
 mod verdict;
 mod worker;
 

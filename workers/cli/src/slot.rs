@@ -12,7 +12,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ganger_child::{Ask, End, Keeper, Killer, Over, Reaped, Watch, await_end, describe, has_ended, may_pass};
+use ganger_child::{
+    Ask, End, Group, Keeper, Killer, Over, Reaped, Watch, await_end, describe, has_ended, may_pass,
+};
 use ganger_core::{JobContext, JobError, Output};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::sync::oneshot;
@@ -22,7 +24,6 @@ use crate::{
     params::Params,
     pipes::{Pipes, Ready},
     printed::Printed,
-    turns::Turns,
     verdict,
 };
 
@@ -40,27 +41,17 @@ const SHORTAGE_MAX: Duration = Duration::from_secs(30);
 /// How long a slot that has done a run looks for the next one before it sleeps.
 const AWAKE: Duration = Duration::from_micros(100);
 
-/// An order that has waited longer is not begun by itself: ganger may have stood still, and others have the job by now.
-const STALE_AFTER: Duration = Duration::from_secs(1);
-
 /// How much is read at once.
 const READ_MAX: usize = 64 << 10;
 
 /// A run that a slot is to make.
 pub(crate) struct Order {
-    /// Its number, of [`Turns::order`].
-    pub(crate) number: u64,
     pub(crate) params: Params,
     pub(crate) job: JobContext,
-    /// How long it may take from its beginning on, if that is limited.
-    pub(crate) limit: Option<Duration>,
-    /// When it was given.
-    pub(crate) at: Instant,
     pub(crate) reply: oneshot::Sender<Ended>,
 }
 
 /// How a run ended.
-#[derive(Debug)]
 pub(crate) struct Ended {
     /// What became of the command, had nobody asked it to stop.
     pub(crate) result: Result<Output, JobError>,
@@ -68,28 +59,13 @@ pub(crate) struct Ended {
     pub(crate) asked: Option<Ask>,
     /// How it ended, in words; `None` where it never started, or nobody knows.
     pub(crate) how: Option<Cow<'static, str>>,
-    /// Whether it was begun: if not, it may be ordered again.
-    pub(crate) begun: bool,
 }
 
-impl Ended {
-    fn stale() -> Self {
-        let result = Err(JobError::lost("it was not begun: ganger stood still"));
-        Ended { result, asked: None, how: None, begun: false }
-    }
-}
-
-/// The near side of a slot's thread. Dropped, what runs is killed, nothing more is begun, and the thread ends.
+/// The near side of a slot's thread. Dropped, the thread ends with the run under way.
 #[derive(Debug)]
 pub(crate) struct Slot {
     orders: mpsc::Sender<Order>,
-    pub(crate) turns: Arc<Turns>,
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.turns.give_up();
-    }
+    pub(crate) group: Arc<Group>,
 }
 
 impl Slot {
@@ -103,32 +79,23 @@ impl Slot {
         let (orders, incoming) = mpsc::channel::<Order>();
         let keeper =
             Keeper::new(watch).stopped_by(common.config.kill_signal).confined(common.confinement.clone());
-        let turns = Arc::new(Turns::new(Arc::clone(keeper.group())));
-        let far_turns = Arc::clone(&turns);
+        let group = Arc::clone(keeper.group());
         let mut far = Far { common, killer, keeper, buffer: vec![0; READ_MAX].into() };
         thread::Builder::new().name(format!("ganger-{name}")).stack_size(256 << 10).spawn(move || {
-            while let Some(Order { number, params, job, limit, at, reply }) = next(&incoming) {
-                if at.elapsed() > STALE_AFTER {
-                    if far_turns.pass(number) {
-                        let _ = reply.send(Ended::stale());
-                    }
-                    continue;
-                }
-                if !far_turns.begin(number) {
-                    continue;
-                }
-                let ended = far.run(&params, &job, limit);
+            while let Some(Order { params, job, reply }) = next(&incoming) {
+                let ended = far.run(&params, &job);
                 // Before the reply, so that a job's params and context do not outlive its run.
                 drop((params, job));
                 // Nobody waits for a run that was dropped.
                 let _ = reply.send(ended);
             }
         })?;
-        Ok(Slot { orders, turns })
+        Ok(Slot { orders, group })
     }
 
-    /// Hands a run over, to be made after those that were handed over before. False if the thread is gone.
+    /// Hands a run over. False if the thread is gone.
     pub(crate) fn order(&self, order: Order) -> bool {
+        self.group.begin();
         self.orders.send(order).is_ok()
     }
 }
@@ -156,15 +123,12 @@ struct Far {
 }
 
 impl Far {
-    fn run(&mut self, params: &Params, job: &JobContext, limit: Option<Duration>) -> Ended {
+    fn run(&mut self, params: &Params, job: &JobContext) -> Ended {
         let common = Arc::clone(&self.common);
-        let started = Command::new(&common, params, job, limit).and_then(|command| self.start(&command));
+        let started = Command::new(&common, params, job).and_then(|command| self.start(&command));
         let (leader, mut pipes) = match started {
             Ok(started) => started,
-            Err(error) => {
-                let asked = self.keeper.never_started();
-                return Ended { result: Err(error), asked, how: None, begun: true };
-            }
+            Err(error) => return Ended { result: Err(error), asked: self.keeper.never_started(), how: None },
         };
         let mut printed = Printed::new(&common, job);
         self.attend(leader, &mut pipes, &mut printed);
@@ -181,7 +145,7 @@ impl Far {
             }
             Err(error) => (Err(JobError::lost(format!("nobody knows how the command ended: {error}"))), None),
         };
-        Ended { result: result.map(|()| returned), asked, how, begun: true }
+        Ended { result: result.map(|()| returned), asked, how }
     }
 
     fn judge(
