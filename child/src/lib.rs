@@ -27,7 +27,7 @@ pub use keep::{End, Keeper};
 pub use program::{Refusal, explain, find, may_pass};
 pub use spawn::Spawn;
 pub use strings::{Nul, Strings};
-pub use sys::{Reaped, await_end, has_ended, listen_to_children, own_max_rss_kib};
+pub use sys::{Reaped, await_end, has_ended, listen_to_children};
 pub use text::{Env, Text, shortened};
 pub use umask::Umask;
 pub use watch::Watch;

@@ -128,7 +128,7 @@ pub(crate) unsafe fn clone_into(
 }
 
 /// The most memory that this process has had at once, in KiB: what a child is said to have had at least.
-pub fn own_max_rss_kib() -> u64 {
+pub(crate) fn own_max_rss_kib() -> u64 {
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();
     // SAFETY: valid for writes, and all zero a valid value.
     unsafe {
