@@ -36,6 +36,7 @@ struct Run {
     stopped: Notify,
     deadline: OnceLock<Instant>,
     usage: OnceLock<Usage>,
+    lasted: OnceLock<Duration>,
     side: Mutex<Option<Box<Side>>>,
     /// Made when someone follows the run.
     watch: OnceLock<Arc<Watch>>,
@@ -136,6 +137,7 @@ impl JobContext {
             stopped: Notify::new(),
             deadline: OnceLock::new(),
             usage: OnceLock::new(),
+            lasted: OnceLock::new(),
             side: Mutex::new(None),
             watch: OnceLock::new(),
         }))
@@ -366,6 +368,22 @@ impl JobContext {
     /// What the run used, if its worker said so.
     pub fn usage(&self) -> Option<&Usage> {
         self.0.usage.get()
+    }
+
+    /// Says how long the run took, once, at its end: where that is not what it looks like from outside, since jobs are
+    /// taken ahead ([`Feed::ahead`](crate::Feed::ahead)) and their ends told together.
+    pub fn lasted(&self, time: Duration) {
+        let _ = self.0.lasted.set(time);
+    }
+
+    /// How long the run took, if its worker said so.
+    pub fn duration(&self) -> Option<Duration> {
+        self.0.lasted.get().copied()
+    }
+
+    /// Whether somebody waits for the job's end: whoever does has its record kept.
+    pub fn is_waited_for(&self) -> bool {
+        self.0.job.rare().keep.is_some()
     }
 
     /// Says of which media type the run's output is.

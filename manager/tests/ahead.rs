@@ -30,6 +30,8 @@ struct Seen {
     /// The names of the jobs that were begun, and how each was asked to stop.
     begun: Mutex<Vec<(String, Option<StopReason>)>>,
     dropped: AtomicUsize,
+    /// How long the first runs took of jobs that are run again, by their records.
+    took: Mutex<Vec<u64>>,
 }
 
 impl Seen {
@@ -44,6 +46,9 @@ struct Params {
     /// After this long those taken ahead are given back.
     #[serde(default)]
     patience: Option<u64>,
+    /// Its first run fails, and the worker says that it took so long.
+    #[serde(default)]
+    lasts: Option<u64>,
 }
 
 impl Worker for Ahead {
@@ -82,7 +87,16 @@ impl Worker for Ahead {
                 feed.give_back(std::mem::take(&mut ahead));
                 setup::pass(Duration::from_millis(whole - first)).await;
             }
-            feed.done(Ok(Output::default()));
+            feed.done(match (params.lasts, job.record().attempts.first()) {
+                (Some(millis), None) => {
+                    job.lasted(Duration::from_millis(millis));
+                    Err(JobError::retry("as it was told"))
+                }
+                (_, before) => {
+                    self.0.took.lock().unwrap().extend(before.map(|attempt| attempt.millis));
+                    Ok(Output::default())
+                }
+            });
         }
         assert_eq!(ahead, 0, "what was taken ahead is given by `next`");
         Ok(())
@@ -153,6 +167,17 @@ async fn the_time_of_one_taken_ahead_counts_from_its_begin() {
     let ids = enqueue(&provider, (0..10).map(timed)).await;
     let ended = ends(&provider, &ids).await;
     assert!(ended.iter().all(|end| end.state == Some(State::Done)), "{ended:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_took_as_long_as_its_worker_says() {
+    let (seen, _running, provider) = pool(1).await;
+    let said = |lasts| job(&format!(r#"{{"type":"t","retries":1,"params":{{"millis":0,"lasts":{lasts}}}}}"#));
+    let ids = enqueue(&provider, [said(7), said(4_000)]).await;
+    ends(&provider, &ids).await;
+    let mut took = seen.took.lock().unwrap().clone();
+    took.sort_unstable();
+    assert_eq!(took, [7, 4_000]);
 }
 
 #[tokio::test(start_paused = true)]

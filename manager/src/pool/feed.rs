@@ -136,7 +136,8 @@ impl<'a> SlotFeed<'a> {
     fn ended_with(&mut self, run: JobContext, outcome: Outcome, ran: bool, side: Option<Box<Side>>) {
         let (job, record) = (run.job(), run.record());
         let now = self.house.clock.monotonic();
-        let took = now.saturating_sub(self.mark) / (self.unmarked + 1);
+        let mean = now.saturating_sub(self.mark) / (self.unmarked + 1);
+        let took = run.duration().unwrap_or(mean);
         if ran {
             self.mark = now;
             self.unmarked = 0;
@@ -157,7 +158,8 @@ impl<'a> SlotFeed<'a> {
             let tally = Tally { nanos: took.as_nanos() as u64 * tally.runs, ..tally };
             self.house.stats.count_via(self.slot as usize, self.pool.index, via, &tally, now);
         }
-        let urgent = is_waited_for(job);
+        // Any other verdict may be gathered.
+        let urgent = run.is_waited_for();
         let part = self.part(run.origin());
         part.tally.add(&tally);
         part.urgent |= urgent;
@@ -233,11 +235,6 @@ impl<'a> SlotFeed<'a> {
         self.house.events.tell(std::mem::take(&mut self.events));
         BatchEnd { runs: u32::try_from(runs).unwrap_or(u32::MAX), nanos, now }
     }
-}
-
-/// Whether somebody waits for the job's end: whoever does has its record kept. Any other verdict may be gathered.
-fn is_waited_for(job: &Job) -> bool {
-    job.rare().keep.is_some()
 }
 
 /// What a run that did not return is judged as.

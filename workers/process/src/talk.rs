@@ -63,13 +63,13 @@ impl Child {
         self.current = Some(number);
         let begun = Instant::now();
         let mut stopping: Option<Stopping> = None;
+        let mut has_waited = false;
         loop {
             while let Some(line) = self.line()? {
                 match hear(self.lines.get(line), number, self.ahead.back().map_or(number, |last| last.0), job)
                 {
                     Ok(Heard::Answer(result)) => {
-                        self.current = None;
-                        self.pong_due = None;
+                        self.answered(job, has_waited.then_some(begun));
                         return Ok(result);
                     }
                     Ok(Heard::GivenBack(from)) if self.given_back(from, number, feed) => {
@@ -100,9 +100,19 @@ impl Child {
             }
             let at = self.next_time(begun, stopping.as_ref());
             let stopped = stop_of(job, self.grace.saturating_add(REAP_MAX), stopping.is_some());
+            has_waited = true;
             if let Event::Other(reason) = self.wait(stopped, Some(at)).await {
                 stopping = Some(self.stop(number, reason));
             }
+        }
+    }
+
+    /// The job under way has its answer. One that was there before it was waited for shares the time of its neighbours.
+    fn answered(&mut self, job: &JobContext, waited_since: Option<Instant>) {
+        self.current = None;
+        self.pong_due = None;
+        if let Some(begun) = waited_since {
+            job.lasted(begun.elapsed());
         }
     }
 

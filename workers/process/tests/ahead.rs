@@ -3,6 +3,8 @@
 
 mod rig;
 
+use std::time::Duration;
+
 use ganger_core::{Advice, StopReason};
 use rig::{Belt, eventually, job, lives, pid_of, run, slot};
 use serde_json::json;
@@ -17,6 +19,17 @@ async fn several_are_handed_over_at_once_and_answered_in_order() {
     for ((done, end), job) in belt.ends.iter().zip(&jobs) {
         assert!(end.is_ok() && done.lease() == job.lease());
     }
+}
+
+#[tokio::test]
+async fn a_slow_one_behind_quick_ones_has_its_own_time() {
+    let mut worker = slot(&json!({"pipeline": 16}), &json!({})).await;
+    let mut belt = Belt::of((0..9).map(|_| job(&json!({}))));
+    belt.waiting.push_back(job(&json!({"do": "sleep", "seconds": 0.2})));
+    run(&mut worker, &mut belt).await.unwrap();
+    let times: Vec<_> = belt.ends.iter().map(|(job, _)| job.duration()).collect();
+    assert!(times[9] >= Some(Duration::from_millis(190)), "{times:?}");
+    assert!(times[..9].iter().flatten().sum::<Duration>() < times[9].unwrap(), "{times:?}");
 }
 
 #[tokio::test]
