@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 pub mod admin;
+mod belt;
 pub mod intake;
 mod macros;
 pub mod manager;
@@ -14,6 +15,7 @@ mod store;
 pub mod unique;
 pub mod worker;
 
+pub use belt::Belt;
 pub use intake::IntakeHarness;
 pub use manager::{Jobs, TestManager, label};
 pub use signal::{Gate, PATIENCE, Signal, eventually, eventually_within, soon};

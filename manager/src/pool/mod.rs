@@ -50,8 +50,9 @@ const BATCH_MAX: u64 = 64;
 /// How long a slot's batch should take at most: what waits in it waits behind its neighbours.
 const BATCH_NANOS: u64 = 100_000;
 
-/// The same where the worker takes jobs ahead: its runs wait for another process, which is woken once a batch.
-const AHEAD_NANOS: u64 = 4_000_000;
+/// The same where the worker takes jobs ahead: its runs wait for another process, which is woken once a batch. Between two
+/// batches it waits for the manager.
+const AHEAD_NANOS: u64 = 12_000_000;
 
 /// After a run that waited for something, so many batches are of one job: nothing shall wait behind a waiter.
 const SINGLES: u32 = 1024;

@@ -8,6 +8,7 @@ use std::{
     io::{self, Seek, Write},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::Arc,
+    time::Duration,
 };
 
 use ganger_child::{
@@ -56,11 +57,16 @@ pub(crate) struct Command<'a> {
 }
 
 impl<'a> Command<'a> {
-    /// Reads what the job asks for.
+    /// Reads what the job asks for; `limit` is how long it may take.
     ///
     /// # Errors
     /// The job is dead at once: what it asks for can never be started.
-    pub(crate) fn new(common: &'a Common, params: &'a Params, job: &'a JobContext) -> Result<Self, JobError> {
+    pub(crate) fn new(
+        common: &'a Common,
+        params: &'a Params,
+        job: &'a JobContext,
+        limit: Option<Duration>,
+    ) -> Result<Self, JobError> {
         let config = &common.config;
         let line = Line::of(config, common.template.as_ref(), params, Some(job));
         let Line { name, arguments, is_chosen } = line.map_err(|error| job.unfit(&error))?;
@@ -70,7 +76,7 @@ impl<'a> Command<'a> {
                 JobError::dead("the command or an argument has a NUL byte, which no program can be given")
             })?;
         }
-        let (env, path) = environment::of(&common.base, params, job)?;
+        let (env, path) = environment::of(&common.base, params, job, limit)?;
         let cwd = params.cwd.as_ref().or(config.cwd.as_ref());
         let cwd = cwd
             .map(|cwd| CString::new(cwd.as_str()))

@@ -1,6 +1,6 @@
 //! The environment of a command: what every child has, what the job adds, and what ganger says of the job.
 
-use std::{ffi::OsString, time::Instant};
+use std::{ffi::OsString, time::Duration};
 
 use ganger_child::{Base, Strings};
 use ganger_core::{FailureRecord, JobContext, JobError, Period, Timestamp};
@@ -11,20 +11,24 @@ use crate::params::Params;
 /// of them together.
 const FAILED_TEXT_MAX: usize = 4 << 10;
 
-/// The environment of one run, with the PATH in which its program is looked up.
-pub(crate) fn of(base: &Base, params: &Params, job: &JobContext) -> Result<(Strings, OsString), JobError> {
+/// The environment of one run that may take until `limit`, with the PATH in which its program is looked up.
+pub(crate) fn of(
+    base: &Base,
+    params: &Params,
+    job: &JobContext,
+    limit: Option<Duration>,
+) -> Result<(Strings, OsString), JobError> {
     let (mut strings, path) = base.with(&params.env).map_err(JobError::dead)?;
-    tell_of_job(&mut strings, params, job)?;
+    let own = params.timeout.map(Period::get);
+    tell_of_job(&mut strings, job, limit.into_iter().chain(own).min())?;
     Ok((strings, path))
 }
 
-fn tell_of_job(strings: &mut Strings, params: &Params, job: &JobContext) -> Result<(), JobError> {
+fn tell_of_job(strings: &mut Strings, job: &JobContext, limit: Option<Duration>) -> Result<(), JobError> {
     push(strings, b"GANGER_JOB_ID", job.id().to_string().as_bytes())?;
     push(strings, b"GANGER_ATTEMPT", job.attempt().to_string().as_bytes())?;
-    let left = job.deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()));
-    let own = params.timeout.map(Period::get);
-    if let Some(left) = left.into_iter().chain(own).min() {
-        push(strings, b"GANGER_DEADLINE", Timestamp::now().plus(left).to_string().as_bytes())?;
+    if let Some(limit) = limit {
+        push(strings, b"GANGER_DEADLINE", Timestamp::now().plus(limit).to_string().as_bytes())?;
     }
     let headers = &job.job().rare().headers;
     for (at, (name, value)) in headers.iter().enumerate() {
@@ -81,7 +85,7 @@ mod tests {
 
     fn all_of(job: Job) -> Vec<String> {
         let base = Base::new(std::iter::empty(), &[], &Env::default(), b"GANGER_RUN=mark");
-        let (strings, _) = of(&base, &Params::default(), &JobContext::detached(job)).unwrap();
+        let (strings, _) = of(&base, &Params::default(), &JobContext::detached(job), None).unwrap();
         let mut all: Vec<_> = strings.iter().map(|text| String::from_utf8_lossy(text).into_owned()).collect();
         all.sort();
         all

@@ -13,6 +13,7 @@ mod params;
 mod pipes;
 mod printed;
 mod slot;
+mod turns;
 mod verdict;
 mod worker;
 

@@ -5,25 +5,24 @@
 
 use std::{
     borrow::Cow,
+    collections::VecDeque,
     io,
     os::fd::OwnedFd,
-    sync::{Arc, mpsc},
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
-use ganger_child::{
-    Ask, End, Group, Keeper, Killer, Over, Reaped, Watch, await_end, describe, has_ended, may_pass,
-};
-use ganger_core::{JobContext, JobError, Output};
+use ganger_child::{Ask, End, Keeper, Killer, Over, Reaped, Watch, await_end, describe, has_ended, may_pass};
+use ganger_core::{JobContext, JobError, LeaseRef, Output};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use tokio::sync::oneshot;
 
 use crate::{
     command::{Command, Common},
     params::Params,
     pipes::{Pipes, Ready},
     printed::Printed,
+    turns::Turns,
     verdict,
 };
 
@@ -38,20 +37,20 @@ const LOOK: Duration = Duration::from_millis(20);
 /// How long a command waits for the system to have a process or a file for it again.
 const SHORTAGE_MAX: Duration = Duration::from_secs(30);
 
-/// How long a slot that has done a run looks for the next one before it sleeps.
-const AWAKE: Duration = Duration::from_micros(100);
-
 /// How much is read at once.
 const READ_MAX: usize = 64 << 10;
 
 /// A run that a slot is to make.
+#[derive(Debug)]
 pub(crate) struct Order {
     pub(crate) params: Params,
     pub(crate) job: JobContext,
-    pub(crate) reply: oneshot::Sender<Ended>,
+    /// How long it may take from its beginning on, if that is limited.
+    pub(crate) limit: Option<Duration>,
 }
 
 /// How a run ended.
+#[derive(Debug)]
 pub(crate) struct Ended {
     /// What became of the command, had nobody asked it to stop.
     pub(crate) result: Result<Output, JobError>,
@@ -61,11 +60,28 @@ pub(crate) struct Ended {
     pub(crate) how: Option<Cow<'static, str>>,
 }
 
-/// The near side of a slot's thread. Dropped, the thread ends with the run under way.
+/// The near side of a slot's thread. Dropped, what runs is killed, nothing more is begun, and the thread ends.
 #[derive(Debug)]
 pub(crate) struct Slot {
-    orders: mpsc::Sender<Order>,
-    pub(crate) group: Arc<Group>,
+    pub(crate) turns: Arc<Turns<Order, Ended>>,
+    /// What the thread has, to begin one after the other without a word from here.
+    pub(crate) ahead: VecDeque<Handed>,
+}
+
+/// A job that was handed to the slot's thread.
+#[derive(Debug)]
+pub(crate) struct Handed {
+    pub(crate) number: u64,
+    pub(crate) lease: LeaseRef,
+    /// The limit among its params.
+    pub(crate) longest: Option<Duration>,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.turns.kill();
+        self.turns.close();
+    }
 }
 
 impl Slot {
@@ -76,41 +92,30 @@ impl Slot {
         killer: Arc<Killer>,
         watch: &Arc<Watch>,
     ) -> io::Result<Slot> {
-        let (orders, incoming) = mpsc::channel::<Order>();
         let keeper =
             Keeper::new(watch).stopped_by(common.config.kill_signal).confined(common.confinement.clone());
-        let group = Arc::clone(keeper.group());
+        let turns = Arc::new(Turns::new(Arc::clone(keeper.group())));
+        let orders = Orders(Arc::clone(&turns));
         let mut far = Far { common, killer, keeper, buffer: vec![0; READ_MAX].into() };
         thread::Builder::new().name(format!("ganger-{name}")).stack_size(256 << 10).spawn(move || {
-            while let Some(Order { params, job, reply }) = next(&incoming) {
-                let ended = far.run(&params, &job);
-                // Before the reply, so that a job's params and context do not outlive its run.
+            while let Some((number, Order { params, job, limit })) = orders.0.next() {
+                let ended = far.run(&params, &job, limit);
+                let urgent = job.is_waited_for();
+                // Before it is told, so that a job's params and context do not outlive its run.
                 drop((params, job));
-                // Nobody waits for a run that was dropped.
-                let _ = reply.send(ended);
+                orders.0.ended(number, ended, urgent);
             }
         })?;
-        Ok(Slot { orders, group })
-    }
-
-    /// Hands a run over. False if the thread is gone.
-    pub(crate) fn order(&self, order: Order) -> bool {
-        self.group.begin();
-        self.orders.send(order).is_ok()
+        Ok(Slot { turns, ahead: VecDeque::new() })
     }
 }
 
-/// The next order; `None` when no more come. Of a busy slot it follows within microseconds: to look for it, letting
-/// others run, costs less than to sleep and to be woken.
-fn next(orders: &mpsc::Receiver<Order>) -> Option<Order> {
-    let since = Instant::now();
-    loop {
-        match orders.try_recv() {
-            Ok(order) => return Some(order),
-            Err(mpsc::TryRecvError::Disconnected) => return None,
-            Err(mpsc::TryRecvError::Empty) if since.elapsed() < AWAKE => thread::yield_now(),
-            Err(mpsc::TryRecvError::Empty) => return orders.recv().ok(),
-        }
+/// The thread's end of its orders: when it is gone, they are over.
+struct Orders(Arc<Turns<Order, Ended>>);
+
+impl Drop for Orders {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }
 
@@ -123,9 +128,16 @@ struct Far {
 }
 
 impl Far {
-    fn run(&mut self, params: &Params, job: &JobContext) -> Ended {
+    fn run(&mut self, params: &Params, job: &JobContext, limit: Option<Duration>) -> Ended {
+        let since = Instant::now();
+        let ended = self.run_untimed(params, job, limit);
+        job.lasted(since.elapsed());
+        ended
+    }
+
+    fn run_untimed(&mut self, params: &Params, job: &JobContext, limit: Option<Duration>) -> Ended {
         let common = Arc::clone(&self.common);
-        let started = Command::new(&common, params, job).and_then(|command| self.start(&command));
+        let started = Command::new(&common, params, job, limit).and_then(|command| self.start(&command));
         let (leader, mut pipes) = match started {
             Ok(started) => started,
             Err(error) => return Ended { result: Err(error), asked: self.keeper.never_started(), how: None },

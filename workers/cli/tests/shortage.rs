@@ -6,7 +6,7 @@ mod rig;
 use std::{fs, os::fd::OwnedFd, path::Path, process::Command};
 
 use ganger_core::Advice;
-use rig::{Rig, job, sh};
+use rig::{Rig, eventually, job, sh};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 
@@ -71,11 +71,26 @@ async fn played_cancel_in_a_shortage() {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: Some(64), maximum: limit.maximum }).unwrap();
     let nothing = OwnedFd::from(fs::File::open("/dev/null").unwrap());
-    let _hoard: Vec<_> = std::iter::from_fn(|| nothing.try_clone().ok()).collect();
+    let mut hoard: Vec<_> = std::iter::from_fn(|| nothing.try_clone().ok()).collect();
+    // One to look with: a pipe takes two.
+    hoard.pop();
     let job = job(json!({"command": "true"}));
-    let stop = async { job.ask_to_stop(ganger_core::StopReason::Cancel) };
+    let stop = async {
+        eventually("it tries again and again", || waits_of("ganger-cli-0") > 4).await;
+        job.ask_to_stop(ganger_core::StopReason::Cancel);
+    };
     let ((result, _), ()) = tokio::join!(rig::run(&mut slot, &job), stop);
     assert!(result.unwrap_err().message().contains("before it could be started"));
+}
+
+/// How often a thread has waited.
+fn waits_of(name: &str) -> u64 {
+    let tasks: Vec<_> = fs::read_dir("/proc/self/task").unwrap().flatten().map(|task| task.path()).collect();
+    let read = |path: &Path, file: &str| fs::read_to_string(path.join(file)).unwrap_or_default();
+    let task = tasks.iter().find(|task| read(task, "comm").trim() == name);
+    let status = task.map(|task| read(task, "status")).unwrap_or_default();
+    let waits = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    waits.and_then(|waits| waits.trim().parse().ok()).unwrap_or_default()
 }
 
 #[test]

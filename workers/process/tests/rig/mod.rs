@@ -1,12 +1,13 @@
 //! What the tests of this crate run programs with: the worker as the manager would use it, without the manager.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
-use std::{collections::VecDeque, fs, path::Path, sync::Arc};
+use std::{fs, path::Path, sync::Arc};
 
+pub(crate) use ganger_conformance::Belt;
 use ganger_conformance::worker::worker_context;
 use ganger_core::{
-    DynWorker, Feed, Job, JobContext, JobError, JobStart, LeaseRef, Output, Record, Secret, SlotContext,
-    Slots, Token, Worker, WorkerContext, WorkerError, erase_slots,
+    DynWorker, Job, JobContext, JobError, JobStart, LeaseRef, Output, Record, Secret, SlotContext, Slots,
+    Token, Worker, WorkerContext, WorkerError, erase_slots,
 };
 use ganger_worker_process::Process;
 use serde_json::{Value, json};
@@ -60,58 +61,6 @@ pub(crate) fn context(mut job: Job) -> JobContext {
         events: ganger_core::Events::default(),
         output_max: 1 << 20,
     })
-}
-
-/// Jobs in a row, with what became of each.
-#[derive(Default)]
-pub(crate) struct Belt {
-    pub(crate) waiting: VecDeque<JobContext>,
-    /// The first so many of them are with the worker.
-    pub(crate) ahead: usize,
-    pub(crate) most_ahead: usize,
-    pub(crate) given_back: usize,
-    pub(crate) current: Option<JobContext>,
-    pub(crate) ends: Vec<(JobContext, Result<Output, JobError>)>,
-    /// What is not taken ahead is taken away, as the manager does while a run waits.
-    pub(crate) takes_rest: bool,
-}
-
-impl Belt {
-    pub(crate) fn of(jobs: impl IntoIterator<Item = JobContext>) -> Self {
-        Belt { waiting: jobs.into_iter().collect(), ..Belt::default() }
-    }
-
-    pub(crate) fn errors(&self) -> Vec<String> {
-        self.ends
-            .iter()
-            .map(|(_, end)| end.as_ref().err().map(ToString::to_string).unwrap_or_default())
-            .collect()
-    }
-}
-
-impl Feed for Belt {
-    fn next(&mut self) -> Option<JobContext> {
-        assert!(self.current.is_none(), "one job after the other");
-        self.current = self.waiting.pop_front();
-        self.ahead = self.ahead.saturating_sub(1);
-        self.current.clone()
-    }
-    fn done(&mut self, result: Result<Output, JobError>) {
-        self.ends.push((self.current.take().unwrap(), result));
-    }
-    fn ahead(&mut self) -> Option<JobContext> {
-        let job = self.waiting.get(self.ahead).cloned()?;
-        self.ahead += 1;
-        self.most_ahead = self.most_ahead.max(self.ahead);
-        Some(job)
-    }
-    fn give_back(&mut self, count: usize) {
-        self.ahead -= count;
-        self.given_back += count;
-        if self.takes_rest {
-            self.waiting.truncate(self.ahead);
-        }
-    }
 }
 
 /// Has the worker do jobs.
