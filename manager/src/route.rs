@@ -225,7 +225,7 @@ impl Router {
         if tally != Tally::default() {
             let number = pool.map_or(NO_POOL, |at| self.pools.all()[at].index);
             let at = self.house.clock.monotonic();
-            self.house.stats.count(0, number, self.source.index, &tally, at);
+            self.house.stats.count(0, number, self.source.index, &tally, &[], at);
             if let Some(via) = job.and_then(|job| job.rare().via.as_ref()) {
                 self.house.stats.count_via(0, number, via, &tally, at);
             }

@@ -120,14 +120,20 @@ impl Default for Cell {
 }
 
 impl Cell {
-    fn add(&mut self, tally: &Tally, now: Duration) {
+    fn add(&mut self, tally: &Tally, timed: &[u64], now: Duration) {
         self.tally.add(tally);
         if tally.runs == 0 {
             return;
         }
-        // Runs of one batch are counted at their mean: none was timed by itself.
-        let mean = (tally.nanos / tally.runs).clamp(1, NANOS_MAX);
-        self.times.saturating_record_n(mean, u32::try_from(tally.runs).unwrap_or(u32::MAX));
+        for nanos in timed {
+            self.times.saturating_record((*nanos).clamp(1, NANOS_MAX));
+        }
+        // The others of one batch are counted at their mean.
+        let others = tally.runs.saturating_sub(timed.len() as u64);
+        if let Some(mean) = tally.nanos.saturating_sub(timed.iter().sum()).checked_div(others) {
+            let count = u32::try_from(others).unwrap_or(u32::MAX);
+            self.times.saturating_record_n(mean.clamp(1, NANOS_MAX), count);
+        }
         self.turn(now.as_secs());
         self.this_second += tally.runs;
     }
@@ -227,9 +233,18 @@ impl Stats {
         self.shards[of % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a batch of one pool's jobs from one provider, through the shard of a slot.
-    pub(crate) fn count(&self, slot: usize, pool: u32, origin: u32, tally: &Tally, now: Duration) {
-        self.shard(slot).cells.entry((pool, origin)).or_default().add(tally, now);
+    /// Counts a batch of one pool's jobs from one provider, through the shard of a slot. Of the runs some may be timed by
+    /// themselves, in nanoseconds; the tally has their time too.
+    pub(crate) fn count(
+        &self,
+        slot: usize,
+        pool: u32,
+        origin: u32,
+        tally: &Tally,
+        timed: &[u64],
+        now: Duration,
+    ) {
+        self.shard(slot).cells.entry((pool, origin)).or_default().add(tally, timed, now);
     }
 
     /// Counts a job that came through an intake for that intake too.
@@ -241,7 +256,7 @@ impl Stats {
         tally: &Tally,
         now: Duration,
     ) {
-        self.shard(slot).via.entry((pool, via.clone())).or_default().add(tally, now);
+        self.shard(slot).via.entry((pool, via.clone())).or_default().add(tally, &[], now);
     }
 
     /// Counts settlements that came too late.
@@ -284,13 +299,25 @@ mod tests {
     fn the_rate_is_that_of_the_last_whole_second() {
         let mut cell = Cell::default();
         let at = Duration::from_millis;
-        cell.add(&Tally { runs: 5, nanos: 50, ..Tally::default() }, at(1_200));
+        cell.add(&Tally { runs: 5, nanos: 50, ..Tally::default() }, &[], at(1_200));
         assert_eq!(cell.rate(at(1_900)), 0);
         assert_eq!(cell.rate(at(2_100)), 5);
-        cell.add(&Tally { runs: 2, nanos: 20, ..Tally::default() }, at(2_500));
+        cell.add(&Tally { runs: 2, nanos: 20, ..Tally::default() }, &[], at(2_500));
         assert_eq!(cell.rate(at(2_900)), 5);
         assert_eq!(cell.rate(at(3_000)), 2);
         assert_eq!(cell.rate(at(4_000)), 0);
+    }
+
+    #[test]
+    fn a_run_that_is_timed_by_itself_counts_with_its_own_time_and_the_others_with_their_mean() {
+        let stats = Stats::default();
+        let tally = Tally { runs: 10, nanos: 8 * 1_000 + 70_000 + 900_000, ..Tally::default() };
+        stats.count(0, 0, 0, &tally, &[70_000, 900_000], Duration::ZERO);
+        let (by_type, _) = stats.read(&["t".into()], &[], Duration::ZERO);
+        let figures = by_type.figures["t"];
+        assert_eq!((figures.runs, figures.nanos), (10, 978_000));
+        assert!((990..=1_010).contains(&figures.p50), "{}", figures.p50);
+        assert!((890_000..=910_000).contains(&figures.p99), "{}", figures.p99);
     }
 
     #[test]
@@ -299,7 +326,7 @@ mod tests {
         for (slot, cpu_us, max_rss_kib) in [(0, 5, 70), (1, 6, 40)] {
             let mut tally = Tally { runs: 1, done: 1, ..Tally::default() };
             tally.used(Some(&Usage { cpu_us, max_rss_kib, signal: None }));
-            stats.count(slot, 0, 0, &tally, Duration::ZERO);
+            stats.count(slot, 0, 0, &tally, &[], Duration::ZERO);
         }
         let (by_type, _) = stats.read(&["t".into()], &[], Duration::ZERO);
         assert_eq!((by_type.figures["t"].cpu_us, by_type.figures["t"].max_rss_kib), (11, 70));
@@ -310,7 +337,7 @@ mod tests {
         let stats = Stats::default();
         let tally = Tally { runs: 1, done: 1, nanos: 1_000, ..Tally::default() };
         for slot in 0..100 {
-            stats.count(slot, 0, 0, &tally, Duration::ZERO);
+            stats.count(slot, 0, 0, &tally, &[], Duration::ZERO);
             stats.count_via(slot, 0, &"http".into(), &tally, Duration::ZERO);
         }
         for _ in 0..2 {

@@ -171,13 +171,17 @@ async fn the_time_of_one_taken_ahead_counts_from_its_begin() {
 
 #[tokio::test(start_paused = true)]
 async fn a_run_took_as_long_as_its_worker_says() {
-    let (seen, _running, provider) = pool(1).await;
+    let (seen, running, provider) = pool(1).await;
     let said = |lasts| job(&format!(r#"{{"type":"t","retries":1,"params":{{"millis":0,"lasts":{lasts}}}}}"#));
     let ids = enqueue(&provider, [said(7), said(4_000)]).await;
     ends(&provider, &ids).await;
     let mut took = seen.took.lock().unwrap().clone();
     took.sort_unstable();
     assert_eq!(took, [7, 4_000]);
+    // Virtual time stood still meanwhile, so that all others took none.
+    let figures = running.status().report().by_type["t"];
+    assert_eq!(figures.nanos, 4_007_000_000);
+    assert!((7_000_000..8_000_000).contains(&figures.p99), "of 104 runs, the last but one: {}", figures.p99);
 }
 
 #[tokio::test(start_paused = true)]

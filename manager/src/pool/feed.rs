@@ -39,6 +39,8 @@ struct Part {
     origin: u32,
     settle: Vec<Settlement>,
     tally: Tally,
+    /// The times of those runs whose workers said them, in nanoseconds.
+    timed: Vec<u64>,
     urgent: bool,
 }
 
@@ -75,7 +77,8 @@ impl<'a> SlotFeed<'a> {
             Some(at) => at,
             None => {
                 let settle = Vec::with_capacity(if self.single { 1 } else { 64 });
-                self.parts.push(Part { origin, settle, tally: Tally::default(), urgent: false });
+                let (tally, timed) = (Tally::default(), Vec::new());
+                self.parts.push(Part { origin, settle, tally, timed, urgent: false });
                 self.parts.len() - 1
             }
         };
@@ -125,6 +128,7 @@ impl<'a> SlotFeed<'a> {
         part.tally.runs += 1;
         part.tally.done += 1;
         part.tally.used(run.usage());
+        part.timed.extend(run.duration().map(nanos_of));
         part.settle.push(Settlement::new(run.lease(), Verdict::Done));
     }
 
@@ -155,13 +159,14 @@ impl<'a> SlotFeed<'a> {
         tally = tally.judged(&settlement.verdict);
         self.tell(&run, &settlement);
         if let Some(via) = &job.rare().via {
-            let tally = Tally { nanos: took.as_nanos() as u64 * tally.runs, ..tally };
+            let tally = Tally { nanos: nanos_of(took) * tally.runs, ..tally };
             self.house.stats.count_via(self.slot as usize, self.pool.index, via, &tally, now);
         }
         // Any other verdict may be gathered.
         let urgent = run.is_waited_for();
         let part = self.part(run.origin());
         part.tally.add(&tally);
+        part.timed.extend(run.duration().filter(|_| tally.runs > 0).map(nanos_of));
         part.urgent |= urgent;
         part.settle.push(settlement);
     }
@@ -222,19 +227,28 @@ impl<'a> SlotFeed<'a> {
     pub(super) fn finish(mut self) -> BatchEnd {
         let disowned = self.board.end();
         let now = self.house.clock.monotonic();
-        let nanos = u64::try_from(now.saturating_sub(self.started).as_nanos()).unwrap_or(u64::MAX);
+        let nanos = nanos_of(now.saturating_sub(self.started));
         let runs: u64 = self.parts.iter().map(|part| part.tally.runs).sum();
+        let timed = || self.parts.iter().flat_map(|part| &part.timed);
+        let untimed_runs = runs.saturating_sub(timed().count() as u64);
+        let untimed = nanos.saturating_sub(timed().sum()) / untimed_runs.max(1);
         for part in &mut self.parts {
             if let Some(lease) = disowned {
                 part.settle.retain(|settlement| settlement.lease != lease);
             }
-            part.tally.nanos = nanos / runs.max(1) * part.tally.runs;
-            self.house.stats.count(self.slot as usize, self.pool.index, part.origin, &part.tally, now);
+            let timed = part.timed.iter().sum::<u64>();
+            part.tally.nanos = timed + untimed * part.tally.runs.saturating_sub(part.timed.len() as u64);
+            let (tally, timed) = (&part.tally, part.timed.as_slice());
+            self.house.stats.count(self.slot as usize, self.pool.index, part.origin, tally, timed, now);
             self.pool.sources[part.origin as usize].settle(&mut part.settle, part.urgent);
         }
         self.house.events.tell(std::mem::take(&mut self.events));
         BatchEnd { runs: u32::try_from(runs).unwrap_or(u32::MAX), nanos, now }
     }
+}
+
+fn nanos_of(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// What a run that did not return is judged as.

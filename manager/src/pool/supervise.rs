@@ -189,6 +189,6 @@ fn abandon(pool: &Pool, house: &House, run: &JobContext) {
     };
     let settlement = judge(case, outcome, &pool.policy, now);
     let tally = Tally { nanos: took.as_nanos() as u64, ..tally.judged(&settlement.verdict) };
-    house.stats.count(0, pool.index, run.origin(), &tally, house.clock.monotonic());
+    house.stats.count(0, pool.index, run.origin(), &tally, &[], house.clock.monotonic());
     pool.source(run).settle(&mut vec![settlement], true);
 }
