@@ -46,7 +46,7 @@ pub const NOT_WORTH_A_RETRY: &str = "not worth a retry";
 /// The reason of a job that took its manager or its process along too often.
 pub const CRASHED: &str = "crashed";
 
-/// How long a good first run must take for its record to be worth its bytes.
+/// How long a good first run that wrote nothing must take for its record to be worth its bytes.
 pub const WORTH_A_RECORD: Duration = Duration::from_millis(1);
 
 /// What the config says about the jobs of one type.
@@ -149,7 +149,8 @@ fn done(
     let is_handler = job.kind.starts_with(HANDLER_PREFIX);
     let first_run = record.attempts.is_empty() && record.spent == 0 && record.crashes == 0;
     let keeps = keeps_output(job) || side.keep_output;
-    let is_plain = side.follow.is_empty() && side.note.is_none();
+    let wrote = side.output.is_some() || side.stderr.is_some();
+    let is_plain = side.follow.is_empty() && side.note.is_none() && !wrote;
     if first_run && !keeps && !is_handler && run.took < WORTH_A_RECORD && is_plain {
         return settlement;
     }

@@ -68,6 +68,20 @@ fn a_quick_job_that_is_done_settles_with_nothing_to_carry() {
 }
 
 #[test]
+fn what_a_quick_job_wrote_is_kept() {
+    let job = job(r#"{"type":"t"}"#);
+    for stream in [Stream::Stdout, Stream::Stderr] {
+        let context = JobContext::detached(job.clone());
+        context.write_to(stream, b"hello");
+        let run = Some(Run { side: context.take_side(), ..Run::default() });
+        let case = Case { lease: lease(), job: Some(&job), record: &Record::default(), run };
+        let settlement = judge(case, Outcome::Done(Output::default()), &policy(), now());
+        let attempt = attempt(&settlement);
+        assert_eq!([&*attempt.output, &*attempt.stderr].concat(), "hello");
+    }
+}
+
+#[test]
 fn a_failed_job_is_run_again_after_its_backoff_and_spends_a_retry() {
     let job = job(r#"{"id":"a","type":"t","retries":3,"backoff":{"initial":"2s","jitter":0}}"#);
     let record = Record { spent: 1, ..Record::default() };
