@@ -221,6 +221,7 @@ impl Cli {
     /// Takes back all that is ahead, of which the thread begins none.
     fn recall_all(&mut self, feed: &mut dyn Feed) {
         if let Some(slot) = &mut self.slot {
+            slot.turns.take_back_after(0);
             feed.give_back(slot.ahead.len());
             slot.ahead.clear();
         }
